@@ -1,0 +1,212 @@
+"""The command line: parse, call, print. What is done is done elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+STARTED = time.perf_counter()  # before the heavy imports, which count towards a budget
+
+import json  # noqa: E402
+import shlex  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+import traceback  # noqa: E402
+from pathlib import Path  # noqa: E402
+from types import FrameType  # noqa: E402
+from typing import Annotated, Any, NoReturn  # noqa: E402
+
+import typer  # noqa: E402
+
+from steadylens import __version__  # noqa: E402
+from steadylens.errors import ConfigError, SteadylensError  # noqa: E402
+
+app = typer.Typer(
+    name="steadylens",
+    help="Turn a folder of labelled images into a classifier that you can trust and deploy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing meanwhile.")]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of class folders, or of train/, validation/ and test/.")]
+Model = Annotated[Path, typer.Argument(metavar="RUN|ARTIFACT", help="The folder of a run, or the model/ in it.")]
+
+
+def _option(help_text: str, *names: str) -> Any:  # noqa: ANN401 - typer's own type
+    return typer.Option(*names, help=help_text, show_default=False)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, _option("Folder for the demo's images and runs.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """See rare classes come back: handwritten digits, made long-tailed, by a plain and by a balanced recipe."""
+    from steadylens import demo as demonstration
+    from steadylens.console import Console
+
+    result = demonstration.run(out, Console(quiet=quiet))
+    print_out(json.dumps(result.as_dict()) if as_json else result.text())
+
+
+@app.command()
+def train(
+    data: Data,
+    test: Annotated[Path | None, _option("Another folder of class folders, to test on.")] = None,
+    out: Annotated[Path | None, _option("Folder of the run. [a new one, named after DATA]")] = None,
+    budget: Annotated[str | None, _option("Wall time for everything, such as 90s, 10m, 2h. [10m]")] = None,
+    network: Annotated[str | None, _option("auto, keras-blog, cnn-s, cnn-m or cnn-l.")] = None,
+    depth: Annotated[str | None, _option("Number of convolutions: all of keras-blog's, each stage's of the others.")] = None,
+    width: Annotated[str | None, _option("Factor for the neurons of every hidden layer. [1]")] = None,
+    image_size: Annotated[str | None, _option("Side to which images are resized, in pixels, or auto.")] = None,
+    imbalance: Annotated[str | None, _option("auto, none, class-weights, oversample or logit-adjust.")] = None,
+    minority_augment: Annotated[str | None, _option("auto, off, or 0 to 1: more and stronger copies of rare classes.")] = None,
+    augment: Annotated[str | None, _option("auto, off, light, medium or strong.")] = None,
+    l1: Annotated[str | None, _option("L1 penalty. [0]")] = None,
+    l2: Annotated[str | None, _option("L2 penalty (decoupled weight decay), or auto.")] = None,
+    dropout: Annotated[str | None, _option("Dropout before the last layer, 0 to 0.95, or auto.")] = None,
+    label_smoothing: Annotated[str | None, _option("0 to 0.9, or auto.")] = None,
+    mixup: Annotated[str | None, _option("Share of batches mixed by mixup or CutMix, 0 to 1, or auto.")] = None,
+    early_stopping: Annotated[str | None, _option("Epochs without progress after which to stop, off or auto.")] = None,
+    epochs: Annotated[str | None, _option("Passes over the training images. [as many as the budget allows]")] = None,
+    seed: Annotated[str | None, _option("Of everything random. [0]")] = None,
+    device: Annotated[str | None, _option("auto, cpu or cuda.")] = None,
+    config: Annotated[Path | None, _option("A TOML file of options.")] = None,
+    settings: Annotated[list[str] | None, _option("Any option by name, also batch_size, learning_rate, averaging, precision, flip.", "--set")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a classifier on a folder of labelled images, and report on it."""
+    asked = {
+        "budget": budget, "network": network, "depth": depth, "width": width, "image_size": image_size,
+        "imbalance": imbalance, "minority_augment": minority_augment, "augment": augment, "l1": l1, "l2": l2,
+        "dropout": dropout, "label_smoothing": label_smoothing, "mixup": mixup, "early_stopping": early_stopping,
+        "epochs": epochs, "seed": seed, "device": device,
+    }  # fmt: skip
+    from steadylens.config import parse, read_toml
+
+    values = {**(read_toml(config) if config else {}), **_settings(settings or [])}
+    resolved = parse({**values, **{name: value for name, value in asked.items() if value is not None}})
+
+    from steadylens import pipeline
+    from steadylens.console import Console
+    from steadylens.data.sources import read_index
+    from steadylens.report.run_folder import free_name
+    from steadylens.report.summary import summary
+
+    run = pipeline.train(
+        lambda: read_index(data, test=test),
+        out or free_name(Path(f"{data.resolve().name}-run")),
+        resolved,
+        command=shlex.join(["steadylens", *sys.argv[1:]]),
+        console=Console(quiet=quiet),
+        stopwatch=pipeline.Stopwatch(STARTED),
+    )
+    print_out(json.dumps(run.report) if as_json else summary(run.folder, run.report))
+
+
+@app.command()
+def evaluate(model: Model, data: Data, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Measure a trained model on other labelled images."""
+    from steadylens.console import Console
+    from steadylens.pipeline import evaluate_on
+    from steadylens.report.summary import scores_table
+
+    result = evaluate_on(model, data, Console(quiet=quiet))
+    print_out(json.dumps(result) if as_json else scores_table(result))
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = False) -> None:
+    """(Re)write a run's report.html from what is in the run."""
+    from steadylens.report.page import write_page
+
+    page = write_page(run)
+    print_out(json.dumps({"report": str(page)}) if as_json else str(page))
+
+
+@app.command()
+def predict(
+    model: Model,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, patterns; - reads one image from stdin.")],
+    as_json: Json = False,
+) -> None:
+    """Say what images show: one line an image, with the class and its probability."""
+    from steadylens.data.images import Refusal
+    from steadylens.data.sources import find_images
+    from steadylens.deployment.predictor import load
+
+    predictor, refused = load(model), 0
+    piped = (("-", answer) for answer in predictor.predict_bytes([sys.stdin.buffer.read()])) if images == ["-"] else None
+    for path, answer in piped or predictor.predict_files(find_images(images)):
+        if isinstance(answer, Refusal):
+            refused += 1
+            print_out(json.dumps({"path": str(path), "refusal": answer.reason}) if as_json else f"{path}\trefused\t{answer.reason}")
+        elif as_json:
+            row = {"path": str(path), "label": answer.label, "class": answer.class_name, "probability": answer.probability}
+            print_out(json.dumps({**row, "probabilities": answer.probabilities}))
+        else:
+            print_out(f"{path}\t{answer.class_name}\t{answer.probability:.4f}")
+    if refused:
+        typer.echo(f"{refused} could not be read.", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Tell what this machine has, what will be used, and what is missing."""
+    from steadylens import diagnostics
+
+    found = diagnostics.examine()
+    print_out(json.dumps(found) if as_json else diagnostics.text(found))
+
+
+def main() -> NoReturn:
+    """Run the command line; every error leaves with its own exit code."""
+    signal.signal(signal.SIGINT, _interrupted)
+    signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        app()
+    except SteadylensError as error:
+        typer.echo(f"steadylens: {error}", err=True)
+        sys.exit(error.exit_code)
+    except _Interrupted as interruption:
+        typer.echo("steadylens: interrupted. The run is incomplete: remove its folder and start again.", err=True)
+        sys.exit(interruption.exit_code)
+    except Exception:  # the last resort: whatever else gets here is ours
+        traceback.print_exc()
+        typer.echo(
+            f"steadylens {__version__}: this is a bug in steadylens. Please report it with the lines above, "
+            "the command, and what `steadylens doctor` prints.",
+            err=True,
+        )
+        sys.exit(1)
+    sys.exit(0)
+
+
+class _Interrupted(BaseException):
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+def _interrupted(number: int, _frame: FrameType | None) -> None:
+    raise _Interrupted(128 + number)
+
+
+def _settings(pairs: list[str]) -> dict[str, str]:
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise ConfigError(f"--set takes name=value. Got {', '.join(map(repr, wrong))} instead.")
+    return {name.strip(): value.strip() for name, value in (pair.split("=", 1) for pair in pairs)}
+
+
+def print_out(text: str) -> None:
+    """Write a result to stdout."""
+    typer.echo(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""What a person asks for (`Config`, which may say "auto") and what is done (`Recipe`, which never does)."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from steadylens.errors import ConfigError
+
+Auto = Literal["auto"]
+
+NETWORKS = ("keras-blog", "cnn-s", "cnn-m", "cnn-l")
+IMBALANCE = ("none", "class-weights", "oversample", "logit-adjust")
+AUGMENT = ("off", "light", "medium", "strong")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What was asked for. Every field may be given on the command line, in a TOML file or in Python.
+
+    Attributes:
+        budget: seconds of wall time for the whole command; None where `epochs` alone decides.
+        network: name of a network, or "auto".
+        depth: convolutions (see `models.NetworkSpec`), or "auto".
+        width: factor for the neurons of every hidden layer.
+        image_size: side of the square to which every image is resized, in pixels, or "auto".
+        imbalance: remedy for class imbalance, or "auto".
+        minority_augment: 0 (off) to 1: how far rare classes are drawn more often and augmented more strongly.
+        augment: level of augmentation, or "auto".
+        flip: whether images are mirrored in training, or "auto".
+        l1: coefficient of the L1 penalty.
+        l2: coefficient of the decoupled L2 penalty (weight decay), or "auto".
+        dropout: probability before the last layer, or "auto".
+        label_smoothing: share of each target spread over all classes, or "auto".
+        mixup: share of batches that mixup or CutMix mixes, or "auto".
+        early_stopping: epochs without progress after which to stop, "off" or "auto".
+        epochs: passes over the training images; None where the budget alone decides.
+        batch_size: images a step, or "auto".
+        learning_rate: peak of the schedule, or "auto".
+        averaging: decay of the weight average in [0, 1), 0 is off.
+        precision: arithmetic of the training, or "auto".
+        seed: of everything random.
+        device: "cpu", "cuda" or "auto".
+    """
+
+    budget: float | None = None
+    network: str = "auto"
+    depth: int | Auto = "auto"
+    width: float = 1.0
+    image_size: int | Auto = "auto"
+    imbalance: str = "auto"
+    minority_augment: float | Auto = "auto"
+    augment: str = "auto"
+    flip: str = "auto"
+    l1: float = 0.0
+    l2: float | Auto = "auto"
+    dropout: float | Auto = "auto"
+    label_smoothing: float | Auto = "auto"
+    mixup: float | Auto = "auto"
+    early_stopping: int | Auto = "auto"
+    epochs: int | None = None
+    batch_size: int | Auto = "auto"
+    learning_rate: float | Auto = "auto"
+    averaging: float = 0.995
+    precision: str = "auto"
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that determines a training; a `Config` with every "auto" resolved, and what it is applied to."""
+
+    classes: tuple[str, ...]
+    network: str
+    depth: int
+    width: float
+    image_size: int
+    imbalance: str
+    minority_augment: float
+    augment: str
+    flip: bool
+    l1: float
+    l2: float
+    dropout: float
+    label_smoothing: float
+    mixup: float
+    early_stopping: int
+    epochs: int | None
+    budget: float | None
+    batch_size: int
+    learning_rate: float
+    averaging: float
+    precision: str
+    seed: int
+    device: str
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """Check values by name, as text or as the right type already, and make a Config of them.
+
+    Raises:
+        ConfigError: names every wrong one at once, with what it must be, and the nearest known name.
+    """
+    checked: dict[str, Any] = {}
+    wrong: list[str] = []
+    for name, value in values.items():
+        if name not in _RULES:
+            near = difflib.get_close_matches(name, _RULES, 1)
+            wrong.append(f"There is no option '{name}'." + (f" Did you mean '{near[0]}'?" if near else ""))
+            continue
+        try:
+            checked[name] = _RULES[name](value)
+        except ValueError as error:
+            wrong.append(f"The {name} option must be {error}. Got {value!r} instead.")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return Config(**checked)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The options in a TOML file: one `name = value` a line, no tables.
+
+    Raises:
+        ConfigError: the file is not there or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"The configuration file {path} could not be read: {error}.") from error
+
+
+def given(config: Config) -> dict[str, Any]:
+    """The options that differ from the defaults, by name."""
+    return {f.name: v for f in fields(config) if (v := getattr(config, f.name)) != f.default}
+
+
+def _seconds(value: Any) -> float | None:  # noqa: ANN401 - text or a number, checked here
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise ValueError("a time such as 90s, 10m or 1.5h")
+    return seconds
+
+
+def _number(
+    low: float, high: float, *, whole: bool = False, words: Mapping[str, Any] | None = None
+) -> Callable[[Any], Any]:
+    words = words or {}
+
+    def rule(value: Any) -> Any:  # noqa: ANN401 - text or a number, checked here
+        if isinstance(value, str) and value in words:
+            return words[value]
+        try:
+            number = int(str(value)) if whole else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if isinstance(value, bool) or not low <= number <= high:
+            top = f" and at most {high:g}" if math.isfinite(high) else ""
+            named = "".join(f", or {word}" for word in words)
+            raise ValueError(f"a {'whole ' if whole else ''}number of at least {low:g}{top}{named}")
+        return number
+
+    return rule
+
+
+def _optional(rule: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else rule(value)
+
+
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def rule(value: Any) -> str:  # noqa: ANN401 - checked here
+        if value not in choices:
+            near = difflib.get_close_matches(str(value), choices, 1)
+            raise ValueError(f"one of {', '.join(choices)}" + (f" (did you mean {near[0]}?)" if near else ""))
+        return str(value)
+
+    return rule
+
+
+_AUTO = {"auto": "auto"}
+_INFINITE = math.inf
+_RULES: dict[str, Callable[[Any], Any]] = {
+    "budget": _seconds,
+    "network": _one_of("auto", *NETWORKS),
+    "depth": _number(1, 12, whole=True, words=_AUTO),
+    "width": _number(0.05, 16),
+    "image_size": _number(8, 1024, whole=True, words=_AUTO),
+    "imbalance": _one_of("auto", *IMBALANCE),
+    "minority_augment": _number(0, 1, words={"auto": "auto", "off": 0.0}),
+    "augment": _one_of("auto", *AUGMENT),
+    "flip": _one_of("auto", "on", "off"),
+    "l1": _number(0, _INFINITE),
+    "l2": _number(0, _INFINITE, words=_AUTO),
+    "dropout": _number(0, 0.95, words=_AUTO),
+    "label_smoothing": _number(0, 0.9, words=_AUTO),
+    "mixup": _number(0, 1, words=_AUTO),
+    "early_stopping": _number(1, _INFINITE, whole=True, words={"auto": "auto", "off": 0}),
+    "epochs": _optional(_number(1, _INFINITE, whole=True)),
+    "batch_size": _number(2, 65536, whole=True, words=_AUTO),
+    "learning_rate": _number(1e-8, 10, words=_AUTO),
+    "averaging": _number(0, 0.99999),
+    "precision": _one_of("auto", "fp32", "bf16"),
+    "seed": _number(0, 2**32 - 1, whole=True),
+    "device": _one_of("auto", "cpu", "cuda"),
+}

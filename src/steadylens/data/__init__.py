@@ -1,0 +1,1 @@
+"""Bytes to tensors: reading, auditing, splitting and decoding images."""

@@ -1,0 +1,160 @@
+"""What is wrong with the images, before anything is trained on them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from steadylens.data.folders import counted
+from steadylens.data.sources import ImageIndex
+
+# Of fewer than ten images, the default shares leave at most one in the validation and one in the test split.
+FEW_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that the audit says: its kind, a sentence or two (what, how sure, what to do), and the files meant.
+
+    The kinds: "duplicate", "conflicting-label", "leakage", "empty-class", "tiny-class", "refused", "stray-file".
+    """
+
+    kind: str
+    text: str
+    paths: tuple[str, ...]
+
+
+def audit(index: ImageIndex) -> tuple[Finding, ...]:
+    """Look for what spoils a training or its figures; equal files lie side by side in a finding's paths."""
+    return (
+        *_refused(index),
+        *_leakage(index),
+        *_conflicting_labels(index),
+        *_duplicates(index),
+        *_empty_classes(index),
+        *_tiny_classes(index),
+        *_stray_files(index),
+    )
+
+
+def duplicate_count(index: ImageIndex) -> int:
+    """How many images repeat the content of another: all images less the distinct contents, whatever class or split."""
+    return len(index) - len(set(index.sha256))
+
+
+def leakage_count(index: ImageIndex) -> int:
+    """How many images of given splits were seen before their turn, each counted once.
+
+    These are the validation images whose content is also in train, and the test images whose
+    content is also in train or validation. Images without a given split count as train.
+    """
+    train, validation = (set(_content_of(index, split)) for split in ("train", "validation"))
+    leaked = sum(content in train for content in _content_of(index, "validation"))
+    return leaked + sum(content in train or content in validation for content in _content_of(index, "test"))
+
+
+def _refused(index: ImageIndex) -> Iterator[Finding]:
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for refusal in index.refusals:
+        reasons[refusal.reason].append(refusal.path)
+    for reason, paths in sorted(reasons.items()):
+        text = f"{counted(paths, 'image')} refused: {reason}. Certain. Repair or remove; nothing is put in its place."
+        yield Finding("refused", text, tuple(paths))
+
+
+def _leakage(index: ImageIndex) -> Iterator[Finding]:
+    rows_of = _rows_by_content(index)
+    for first, second in combinations(("train", "validation", "test"), 2):
+        shared = [rows for rows in rows_of.values() if {first, second} <= {_split_of(index, row) for row in rows}]
+        if shared:
+            rows = [row for group in shared for row in group if _split_of(index, row) in (first, second)]
+            text = (
+                f"The same file is in {first} and {second}, {len(shared)} times over: figures on {second} come out too "
+                f"good. Certain: the contents are equal. Remove the copies from one of the two."
+            )
+            yield Finding("leakage", text, _paths(index, rows))
+
+
+def _conflicting_labels(index: ImageIndex) -> Iterator[Finding]:
+    groups: dict[tuple[int, ...], list[list[int]]] = defaultdict(list)
+    for rows in _rows_by_content(index).values():
+        labels = tuple(sorted({int(index.labels[row]) for row in rows}))
+        if len(labels) > 1:
+            groups[labels].append(rows)
+    for labels, found in sorted(groups.items()):
+        names = " and ".join(repr(index.classes[label]) for label in labels)
+        text = (
+            f"{counted(found, 'image')} labelled both {names}. Certain: the contents are equal, so all labels "
+            "but one are wrong. Keep each in the class where it belongs."
+        )
+        yield Finding("conflicting-label", text, _paths(index, [row for rows in found for row in rows]))
+
+
+def _duplicates(index: ImageIndex) -> Iterator[Finding]:
+    copies: dict[int, list[list[int]]] = defaultdict(list)
+    for rows in _rows_by_content(index).values():
+        for label in sorted({int(index.labels[row]) for row in rows}):
+            same = [row for row in rows if index.labels[row] == label]
+            if len(same) > 1:
+                copies[label].append(same)
+    for label, found in sorted(copies.items()):
+        surplus = sum(len(rows) - 1 for rows in found)
+        text = (
+            f"{counted(found, 'image')} occurring more than once in {index.classes[label]!r}: {surplus} surplus. "
+            "Certain: the contents are equal. They weigh more in training, and splits that are cut here keep them "
+            "together. Remove the surplus, unless that weight is meant."
+        )
+        yield Finding("duplicate", text, _paths(index, [row for rows in found for row in rows]))
+
+
+def _empty_classes(index: ImageIndex) -> Iterator[Finding]:
+    for name in index.empty_classes:
+        refused = tuple(refusal.path for refusal in index.refusals if refusal.class_name == name)
+        why = f"all {len(refused)} of its images were refused" if refused else "it holds no images"
+        yield Finding("empty-class", f"The class {name!r} is left out: {why}. Add images, or remove it.", refused)
+
+
+def _tiny_classes(index: ImageIndex) -> Iterator[Finding]:
+    sizes = np.bincount(index.labels, minlength=len(index.classes))
+    for label in np.flatnonzero(sizes < FEW_IMAGES):
+        size = int(sizes[label])
+        if size == 1:
+            what = "1 image: it can only be trained on, and nothing can be said about how well it is recognised"
+        elif size == 2:
+            what = "2 images: one to train on and one to check with, and none is left to test with"
+        else:
+            what = f"{size} images: figures on it will be loose"
+        text = f"The class {index.classes[label]!r} has {what}. Add images of it."
+        yield Finding("tiny-class", text, _paths(index, np.flatnonzero(index.labels == label).tolist()))
+
+
+def _stray_files(index: ImageIndex) -> Iterator[Finding]:
+    if index.stray_files:
+        text = f"{counted(index.stray_files, 'file')} in class folders passed over: not images, by their extension."
+        yield Finding("stray-file", text, index.stray_files)
+
+
+def _rows_by_content(index: ImageIndex) -> dict[str, list[int]]:
+    """The rows of every content that occurs more than once."""
+    often = {content for content, count in Counter(index.sha256).items() if count > 1}
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, content in enumerate(index.sha256):
+        if content in often:
+            rows[content].append(row)
+    return rows
+
+
+def _split_of(index: ImageIndex, row: int) -> str:
+    return index.splits[row] or "train"
+
+
+def _content_of(index: ImageIndex, split: str) -> list[str]:
+    return [content for row, content in enumerate(index.sha256) if _split_of(index, row) == split]
+
+
+def _paths(index: ImageIndex, rows: Iterable[int]) -> tuple[str, ...]:
+    return tuple(index.paths[row] for row in rows)

@@ -1,0 +1,109 @@
+"""Which images in which order: a pure function of (seed, epoch, step), never of what was drawn before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_ORDER, _STEP, _SAMPLE = 0, 1, 2  # keep the uses of a seed apart
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPixels:
+    """The images of one split: rows of the store, and their labels.
+
+    Attributes:
+        pixels: uint8, (all images, side, side, 3), the whole store.
+        rows: (n,) which of them belong here.
+        labels: (n,) label of each of `rows`.
+    """
+
+    pixels: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def all(self) -> NDArray[np.uint8]:
+        """The pixels of every image, (n, side, side, 3)."""
+        return self.pixels[self.rows]
+
+    def take(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The pixels and labels at some positions."""
+        return self.pixels[self.rows[positions]], self.labels[positions]
+
+    def sample(self, size: int, seed: int) -> LabelledPixels:
+        """About `size` of the images, from every class as many as there are or an equal part of what is left."""
+        rng = np.random.default_rng([seed, _SAMPLE])
+        members = [rng.permutation(np.flatnonzero(self.labels == c)) for c in np.unique(self.labels)]
+        chosen: list[NDArray[np.int64]] = []
+        for i, rows in enumerate(sorted(members, key=len)):
+            left = size - sum(map(len, chosen))
+            chosen.append(rows[: max(1, left // (len(members) - i))])
+        positions = np.sort(np.concatenate(chosen))
+        return LabelledPixels(self.pixels, self.rows[positions], self.labels[positions])
+
+
+def epoch_order(labels: NDArray[np.int64], shares: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """The images of one epoch, in order.
+
+    An epoch always holds as many images as there are. Class c gets `shares[c]` of them (rounded by largest
+    remainder); within a class every image comes equally often, give or take one.
+
+    Args:
+        labels: (n,) label of each image.
+        shares: (classes,) share of the epoch for each class, summing to 1; the classes' own shares give a plain
+            shuffle in which every image comes once.
+        seed: of the run.
+        epoch: counted from 0.
+
+    Returns:
+        (n,) positions in `labels`.
+    """
+    rng = np.random.default_rng([seed, epoch, 0, _ORDER])
+    quotas = _round_to_sum(shares * len(labels), len(labels))
+    drawn: list[NDArray[np.int64]] = []
+    for label, quota in enumerate(quotas):
+        members = np.flatnonzero(labels == label)
+        if quota:
+            whole, rest = divmod(int(quota), len(members))
+            drawn += [np.repeat(members, whole), rng.permutation(members)[:rest]]
+    return rng.permutation(np.concatenate(drawn))
+
+
+def batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """Cut an epoch into batches whose sizes differ by one at most, so that none is too small to normalise over."""
+    return np.array_split(order, max(1, round(len(order) / batch_size)))
+
+
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """The seed of everything random in one step: augmentation, mixing and dropout."""
+    return int(np.random.SeedSequence([seed, epoch, step, _STEP]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def to_input(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Turn stored pixels into a network's input.
+
+    Args:
+        pixels: uint8, (n, side, side, 3).
+        mean: of each colour, of pixels / 255.
+        std: of each colour, of pixels / 255.
+
+    Returns:
+        float32, (n, 3, side, side), channels last in memory.
+    """
+    scale = torch.tensor(std, dtype=torch.float32) * 255.0
+    offset = torch.tensor(mean, dtype=torch.float32) * 255.0 / scale
+    return (torch.from_numpy(pixels).float() / scale - offset).permute(0, 3, 1, 2)
+
+
+def _round_to_sum(values: NDArray[np.float64], total: int) -> NDArray[np.int64]:
+    whole = np.floor(values).astype(np.int64)
+    largest = np.argsort(whole - values, kind="stable")
+    whole[largest[: total - int(whole.sum())]] += 1
+    return whole

@@ -1,0 +1,272 @@
+"""The only decoder: the bytes of an image file become RGB pixels, or a refusal that says why.
+
+Training, prediction, export checks and the server all come through `decode`, so that the same
+bytes give the same pixels everywhere. The order of its steps is fixed: the header and its pixel
+ceiling, the pixels of the first frame, the rotation that the EXIF orientation asks for, RGB with
+transparency on white, and one resize.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# The limit at which Pillow itself refuses to open an image: twice 1 GiB / 4 bytes / 3 channels.
+PIXEL_CEILING = 178_956_970
+BACKGROUND = (255, 255, 255)
+# Pillow's bicubic, antialiased when it shrinks; the one filter for every image, file or array.
+RESIZE_FILTER = Image.Resampling.BICUBIC
+
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_UPRIGHT = {  # EXIF 2.32, tag 274: what undoes each orientation; 1 needs nothing
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BEGINNINGS = re.compile(  # how a file of each supported format begins
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|BM|GIF8[79]a|II\*\x00|MM\x00\*|II\+\x00|MM\x00\+|P[1-6]\s",
+    re.DOTALL,
+)
+
+# Pillow logs some damage before it raises; a logger without any handler would print it on stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an image is not used, in a few words."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header says: width and height in pixels as displayed (after EXIF rotation), and the format."""
+
+    width: int
+    height: int
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """Everything that turns bytes into the network's input; it travels into the artifact.
+
+    `mean` and `std` are per channel, of pixels / 255. `fit` "squash" resizes the whole image to
+    image_size x image_size: the aspect ratio is not kept and nothing is cropped. `background` is
+    the colour that shows through transparency.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fit: str = "squash"
+    background: tuple[int, int, int] = BACKGROUND
+
+
+def read_header(content: bytes) -> Header | Refusal:
+    """Read the size and format of an image file without decoding its pixels; never raises on any bytes."""
+    try:
+        with _pillow_warnings_silenced():
+            image = _open(content)
+            if isinstance(image, Refusal):
+                return image
+            width, height = image.size
+            # Pillow reports the size of a rotated TIFF as displayed, that of every other format as stored.
+            if image.format != "TIFF" and _header_orientation(image, content) >= 5:
+                width, height = height, width
+            return Header(width, height, _format_name(image))
+    except Exception as error:  # hostile bytes raise anything: see `_damage`
+        return _damage(error)
+
+
+def decode(content: bytes, image_size: int) -> NDArray[np.uint8] | Refusal:
+    """Decode an image file into RGB pixels of shape (image_size, image_size, 3); never raises on any bytes.
+
+    All formats give the first frame. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that
+    is still at least twice `image_size` on both sides. 16-bit grey is scaled to 8 bits.
+    """
+    try:
+        with _pillow_warnings_silenced():
+            image = _open(content)
+            if isinstance(image, Refusal):
+                return image
+            image.draft(None, (2 * image_size, 2 * image_size))
+            image.load()
+            turn = _UPRIGHT.get(_orientation(image))
+            flat = _flatten(image if turn is None else image.transpose(turn), content)
+            return flat if isinstance(flat, Refusal) else _resize(flat, image_size)
+    except Exception as error:  # hostile bytes raise anything: see `_damage`
+        return _damage(error)
+
+
+def fit_array(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
+    """Resize pixels (height, width, 3) or (height, width) to (image_size, image_size, 3), as `decode` does."""
+    return _resize(Image.fromarray(image).convert("RGB"), image_size)
+
+
+def _resize(image: Image.Image, image_size: int) -> NDArray[np.uint8]:
+    size = (image_size, image_size)
+    return np.asarray(image if image.size == size else image.resize(size, RESIZE_FILTER, reducing_gap=None))
+
+
+def _open(content: bytes) -> ImageFile.ImageFile | Refusal:
+    """Read the header, and refuse what is empty, of no supported format, or too large."""
+    if not content:
+        return Refusal("empty file")
+    try:
+        image = Image.open(BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        return _unidentified(content)
+    except Image.DecompressionBombError as error:
+        return _oversize(content, error)
+    width, height = image.size
+    if width * height > PIXEL_CEILING:
+        return Refusal(f"too many pixels: {width} x {height}")
+    if width * height == 0:
+        return Refusal(f"no pixels: {width} x {height}")
+    return image
+
+
+def _unidentified(content: bytes) -> Refusal:
+    if _BEGINNINGS.match(content):
+        return Refusal("truncated or damaged: its header cannot be read")
+    with suppress(UnicodeDecodeError):
+        # Incremental, because the cut after the first kilobyte may split a character.
+        beginning = codecs.getincrementaldecoder("utf-8")().decode(content[:1024])
+        if all(character.isprintable() or character.isspace() for character in beginning.lstrip("\ufeff")):
+            return Refusal("not an image (it begins with text)")
+    return Refusal("not an image in a supported format (" + ", ".join(FORMATS) + ")")
+
+
+def _oversize(content: bytes, error: Exception) -> Refusal:
+    """Name the sides of an image that Pillow refuses: its own message gives only their product."""
+    for name in FORMATS:
+        reader, accepts = Image.OPEN[name]
+        with suppress(Exception):
+            if accepts is None or accepts(content[:16]) is True:
+                width, height = reader(BytesIO(content), "").size
+                return Refusal(f"too many pixels: {width} x {height}")
+    return Refusal(f"too many pixels: {error}")
+
+
+def _damage(error: Exception) -> Refusal:
+    """Put what Pillow raised into words.
+
+    On hostile bytes Pillow raises OSError, SyntaxError, ValueError, struct.error, zlib.error,
+    EOFError, IndexError, KeyError, OverflowError, MemoryError and more, differently from release to
+    release; one file must never stop a run, so every exception becomes a refusal, which is counted
+    and shown.
+    """
+    if isinstance(error, MemoryError):
+        return Refusal("it does not fit into memory")
+    lines = str(error).splitlines()
+    # Figures in brackets, such as "(3 bytes not processed)", differ from file to file and tell a person nothing.
+    what = re.sub(r"\s*\([^)]*\)", "", lines[0])[:120].strip() if lines else ""
+    return Refusal(f"truncated or damaged: {what or type(error).__name__}")
+
+
+def _format_name(image: Image.Image) -> str:
+    """MPO, which cameras and phones write, is a JPEG with further pictures behind the first."""
+    return "JPEG" if image.format == "MPO" else str(image.format)
+
+
+def _header_orientation(image: ImageFile.ImageFile, content: bytes) -> int:
+    """The EXIF orientation from the header alone: Pillow would decode a PNG to look for EXIF behind its pixels."""
+    if image.format == "PNG" and "exif" not in image.info and b"eXIf" not in content:
+        return 1
+    return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; an image whose EXIF data cannot be read is shown as stored, as browsers do."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # the EXIF parser raises as much as the decoders do
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _flatten(image: Image.Image, content: bytes) -> Image.Image | Refusal:
+    """Turn any mode into RGB, with what lies behind transparency in white."""
+    if image.mode == "F":
+        return Refusal("floating-point pixels have no defined range")
+    if image.mode in _SIXTEEN_BIT_MODES:
+        return _from_16_bit(image)
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    _match_transparency(image, content)
+    layer = image.convert("RGBA")
+    flat = Image.new("RGB", layer.size, BACKGROUND)
+    flat.paste(layer, mask=layer.getchannel("A"))
+    return flat
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image | Refusal:
+    """Scale 0..65535 to 0..255, rounded; Pillow's own conversion saturates at 255."""
+    values = np.asarray(image).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        return Refusal(f"pixel values from {low} to {high} have no defined range")
+    grey = ((values + 128) // 257).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _match_transparency(image: Image.Image, content: bytes) -> None:
+    """Bring a PNG's transparent colour, stated in the file's bit depth, to the 8 bits of Pillow's pixels."""
+    transparent: Any = image.info.get("transparency")
+    if image.mode not in ("L", "RGB") or content[:4] != b"\x89PNG":
+        return
+    depth = content[24]  # PNG specification, 11.2.2: the byte after width and height in IHDR
+    if image.mode == "L" and depth < 8:
+        image.info["transparency"] = transparent * 255 // (2**depth - 1)
+    elif image.mode == "RGB" and depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+
+
+_silence = threading.Lock()
+_silencing = 0
+_silencing_filter: Any = None
+
+
+@contextmanager
+def _pillow_warnings_silenced() -> Iterator[None]:
+    """Keep Pillow's warnings about a file (large, odd metadata) from the user, who gets a refusal where one is due.
+
+    `warnings.catch_warnings` puts back the filters that it found, which is wrong when threads
+    overlap; so the first thread in adds one filter, and the last one out removes that one.
+    """
+    global _silencing, _silencing_filter  # noqa: PLW0603 - the filters that this counts for are global themselves
+    with _silence:
+        if _silencing == 0:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            _silencing_filter = warnings.filters[0]
+        _silencing += 1
+    try:
+        yield
+    finally:
+        with _silence:
+            _silencing -= 1
+            if _silencing == 0:
+                with suppress(ValueError):  # someone else reset the filters meanwhile
+                    cast("list[Any]", warnings.filters).remove(_silencing_filter)

@@ -1,0 +1,1 @@
+"""Trust to use: the artifact, and what predicts with it."""

@@ -1,0 +1,1 @@
+"""Weights to trust: what the figures are, and whether the probabilities can be believed."""

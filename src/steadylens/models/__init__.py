@@ -1,0 +1,52 @@
+"""Tensors to logits: the networks and the one way to run them for prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from steadylens.errors import ConfigError
+from steadylens.models import cnn
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """All that is needed to build a network again, its weights apart.
+
+    Attributes:
+        name: one of `NETWORKS`.
+        classes: the number of logits.
+        image_size: height and width of the input, in pixels.
+        depth: convolutions in `keras-blog`; convolutions after the first in each stage of the cnn family.
+        width: multiplies the number of neurons of every hidden layer; 1.0 is the network as published.
+        dropout: probability with which a feature before the last layer is dropped in training.
+    """
+
+    name: str
+    classes: int
+    image_size: int
+    depth: int
+    width: float
+    dropout: float
+
+
+NETWORKS: dict[str, Callable[[NetworkSpec], nn.Module]] = {
+    "keras-blog": lambda s: cnn.keras_blog(s.classes, s.image_size, s.depth, s.width, s.dropout),
+    "cnn-s": lambda s: cnn.stages((32, 96, 128), s.classes, s.image_size, s.depth, s.width, s.dropout),
+    "cnn-m": lambda s: cnn.stages((64, 160, 256), s.classes, s.image_size, s.depth, s.width, s.dropout),
+    "cnn-l": lambda s: cnn.stages((128, 320, 512), s.classes, s.image_size, s.depth, s.width, s.dropout),
+}
+DEFAULT_DEPTH = {"keras-blog": 3, "cnn-s": 1, "cnn-m": 1, "cnn-l": 1}
+
+
+def build(spec: NetworkSpec) -> nn.Module:
+    """Build the network with fresh weights drawn from torch's global generator.
+
+    Raises:
+        ConfigError: no network has this name.
+    """
+    if spec.name not in NETWORKS:
+        raise ConfigError(f"There is no network '{spec.name}'. Choose one of: {', '.join(NETWORKS)}.")
+    return NETWORKS[spec.name](spec)

@@ -1,0 +1,44 @@
+"""The one way to run a network for prediction: training's validation, evaluation, the artifact and serving share it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from steadylens.data.batches import to_input
+from steadylens.data.images import Preprocessing
+
+
+def logits_of(
+    network: nn.Module,
+    pixels: NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int = 256,
+    precision: str = "fp32",
+) -> NDArray[np.float32]:
+    """The logits of stored pixels, in evaluation mode.
+
+    Args:
+        network: on any device; left in the mode in which it came.
+        pixels: uint8, (n, image_size, image_size, 3).
+        preprocessing: with which the network was trained.
+        batch_size: images at a time.
+        precision: "fp32", or "bf16" for figures that only guide a training.
+
+    Returns:
+        float32, (n, classes).
+    """
+    was_training = network.training
+    device = next(network.parameters()).device
+    network.eval()
+    chunks: list[NDArray[np.float32]] = []
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for start in range(0, len(pixels), batch_size):
+            batch = np.ascontiguousarray(pixels[start : start + batch_size])
+            images = to_input(batch, preprocessing.mean, preprocessing.std).to(device)
+            chunks.append(network(images).float().cpu().numpy())
+    network.train(was_training)
+    return np.concatenate(chunks) if chunks else np.zeros((0, 0), np.float32)

@@ -1,0 +1,303 @@
+"""One run, from a folder of labelled images to a trained, honest, deployable classifier and its report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from steadylens import __version__
+from steadylens.config import Config, Recipe
+from steadylens.console import Console
+from steadylens.data.audit import Finding, audit
+from steadylens.data.batches import LabelledPixels
+from steadylens.data.images import Preprocessing
+from steadylens.data.reading import read_content
+from steadylens.data.sources import ImageIndex, read_index
+from steadylens.data.split import Splits, split
+from steadylens.data.store import Store, cache_folder, decode, prune
+from steadylens.deployment import artifact, predictor
+from steadylens.errors import DataError
+from steadylens.evaluation.calibration import apply_temperature, fit_temperature
+from steadylens.evaluation.evaluate import evaluate
+from steadylens.models import NetworkSpec, build
+from steadylens.models.inference import logits_of
+from steadylens.report import contents, run_folder
+from steadylens.report.examples import choose_examples
+from steadylens.report.page import save_examples, write_page
+from steadylens.training.diagnosis import Diagnosis, diagnose
+from steadylens.training.loop import Epoch, Fitted, Step, fit
+from steadylens.training.selection import DEFAULT_BUDGET_S, Selection, choose_image_size, select
+
+CACHE_CEILING_BYTES = 20 * 2**30
+REPORT_S = 5.0  # set aside for intervals, plots, examples and the artifact on one slow core
+VERIFIED_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and what report.json in it says."""
+
+    folder: Path
+    report: dict[str, Any]
+
+
+@dataclass
+class Stopwatch:
+    """Seconds since the start of a run, and of each of its stages."""
+
+    started: float = field(default_factory=time.perf_counter)
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage."""
+        begin = time.perf_counter()
+        yield
+        self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - begin
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.started
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Images ready to learn from."""
+
+    store: Store
+    findings: tuple[Finding, ...]
+    splits: Splits
+    preprocessing: Preprocessing
+    size_reason: str
+
+    def part(self, rows: NDArray[np.int64]) -> LabelledPixels:
+        """The images of one split."""
+        return LabelledPixels(self.store.pixels, rows, self.store.index.labels[rows])
+
+
+def train(
+    read: Callable[[], ImageIndex],
+    run: Path,
+    config: Config,
+    *,
+    command: str,
+    console: Console | None = None,
+    stopwatch: Stopwatch | None = None,
+) -> Run:
+    """Do one whole run.
+
+    Args:
+        read: gives the index of the images (see `data.sources`).
+        run: folder to make; it must not exist, or be empty.
+        config: what was asked for.
+        command: that reproduces the run, for the report.
+        console: where progress goes; None is nowhere.
+        stopwatch: already running, where start-up is to count towards the budget.
+
+    Raises:
+        SteadylensError: see `errors`.
+    """
+    console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
+    budget = config.budget or (None if config.epochs else DEFAULT_BUDGET_S)
+    run_folder.claim(run)
+
+    prepared = prepare(read, config, console, watch)
+    index, splits = prepared.store.index, prepared.splits
+    training, validation = prepared.part(splits.train), prepared.part(splits.validation)
+    run_folder.write_index(run, index, splits)
+    run_folder.write_audit(run, prepared.findings)
+
+    with watch.stage("select"), console.stage("Selecting"):
+        left = None if budget is None else budget - watch.elapsed() - REPORT_S
+        selection = select(
+            config, index.classes, training, validation, prepared.preprocessing, prepared.size_reason, seconds=left
+        )
+        recipe = selection.recipe
+        run_folder.write_recipe(run, recipe)
+    console.say(f"  {recipe.network}, {recipe.imbalance}: {selection.why['network']}")
+
+    with watch.stage("train"), console.stage("Training") as advance:
+        torch.manual_seed(recipe.seed)
+        network = build(_spec(recipe))
+        if budget is not None:
+            predicted = len(splits.validation) + len(splits.test) + min(len(training), max(1000, len(validation)))
+            left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
+        fitted = fit(
+            network,
+            training,
+            validation,
+            recipe,
+            prepared.preprocessing,
+            seconds=left,
+            on_step=lambda step: advance(step.progress, _step_text(step)),
+            on_epoch=lambda epoch: _epoch_done(run, epoch, console),
+        )
+    with watch.stage("calibrate"), console.stage("Calibrating"):
+        validation_logits = logits_of(network, validation.all(), prepared.preprocessing)
+        temperature = fit_temperature(validation_logits, validation.labels)
+        scores = evaluate(validation_logits, validation.labels, index.classes, temperature, seed=recipe.seed)
+        diagnosis = _diagnose(fitted, training, recipe, scores)
+    with watch.stage("evaluate"), console.stage("Evaluating"):
+        test = prepared.part(splits.test)  # here, once
+        test_logits = logits_of(network, test.all(), prepared.preprocessing)
+        test_scores = evaluate(test_logits, test.labels, index.classes, temperature, seed=recipe.seed)
+    with watch.stage("pack"), console.stage("Packing"):
+        _pack(run, prepared, recipe, fitted, temperature, {"validation": scores, "test": test_scores}, test_logits)
+    with watch.stage("report"), console.stage("Reporting"):
+        probabilities = apply_temperature(test_logits, temperature)
+        paths = [index.paths[i] for i in splits.test]
+        chosen = choose_examples(test.all(), paths, test.labels, probabilities, index.classes, seed=recipe.seed)
+        save_examples(run, chosen)
+        report = _report(command, prepared, selection, fitted, diagnosis, scores, test_scores, watch)
+        run_folder.write_report(run, report)
+        write_page(run)
+    for removed in prune(cache_folder(), CACHE_CEILING_BYTES):
+        console.say(f"  removed {removed}, the decoded images longest unused, to keep the cache within bounds")
+    return Run(run, report)
+
+
+def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
+    """The figures of a finished model on other labelled images, as a test block of report.json with `refusals`.
+
+    Raises:
+        ArtifactError: the model cannot be used.
+        DataError: the images cannot be used, or are of classes that the model does not know.
+    """
+    loaded = predictor.load(model).artifact
+    index = read_index(data)
+    unknown = [name for name in index.classes if name not in loaded.classes]
+    if unknown:
+        raise DataError(
+            f"{data} has classes that the model does not know: {', '.join(unknown)}. It knows {', '.join(loaded.classes)}."
+        )
+    with console.stage("Decoding") as advance:
+        size = loaded.preprocessing.image_size
+        store = decode(index, size, cache=cache_folder(), advance=lambda i, n: advance(i / n, f"{i:,} of {n:,}"))
+    with console.stage("Evaluating"):
+        logits = logits_of(loaded.network, store.pixels, loaded.preprocessing)
+        labels = np.array([loaded.classes.index(name) for name in store.index.classes])[store.index.labels]
+        scores = evaluate(logits, labels, loaded.classes, loaded.temperature, seed=0)
+    for refusal in store.index.refusals:
+        console.say(f"  {refusal.path} was left out: {refusal.reason}")
+    return {**scores, "refusals": [{"path": r.path, "class": r.class_name, "reason": r.reason} for r in store.index.refusals]}
+
+
+def prepare(read: Callable[[], ImageIndex], config: Config, console: Console, watch: Stopwatch) -> Prepared:
+    """Read, decode, audit and split the images, and say what was found."""
+    with watch.stage("read"), console.stage("Reading"):
+        index = read()
+        image_size, size_reason = choose_image_size(config, index.widths, index.heights)
+    with watch.stage("decode"), console.stage("Decoding") as advance:
+        store = decode(index, image_size, cache=cache_folder(), advance=lambda i, n: advance(i / n, f"{i:,} of {n:,}"))
+    with watch.stage("audit"), console.stage("Auditing"):
+        findings = audit(store.index)  # after decoding, which alone tells which images can be used
+        splits = split(store.index, config.seed)
+    for text in (*(f.text for f in findings), *splits.notes):
+        console.say(f"  {text}")
+    sample = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0).all() / 255.0
+    mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2)).clip(min=1e-3)
+    preprocessing = Preprocessing(image_size, _three(mean), _three(std))
+    return Prepared(store, findings, splits, preprocessing, size_reason)
+
+
+def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = (round(float(v), 6) for v in values)
+    return red, green, blue
+
+
+def _spec(recipe: Recipe) -> NetworkSpec:
+    return NetworkSpec(
+        recipe.network, len(recipe.classes), recipe.image_size, recipe.depth, recipe.width, recipe.dropout
+    )
+
+
+def _step_text(step: Step) -> str:
+    return f"epoch {step.epoch}  {step.images_per_second:,.0f} images/s  loss {step.loss:.3f}"
+
+
+def _epoch_done(run: Path, epoch: Epoch, console: Console) -> None:
+    run_folder.append_epoch(run, epoch)
+    console.say(
+        f"  epoch {epoch.epoch:3d}  {epoch.seconds:6.1f} s  {epoch.images_per_second:7,.0f} images/s  "
+        f"loss {epoch.train_loss:.3f}  balanced accuracy: train {epoch.train_balanced_accuracy:.1%}, "
+        f"validation {epoch.validation_balanced_accuracy:.1%}"
+    )
+
+
+def _diagnose(fitted: Fitted, training: LabelledPixels, recipe: Recipe, scores: dict[str, Any]) -> Diagnosis:
+    best = next(row for row in fitted.curve if row.epoch == fitted.best_epoch)
+    figure = scores["balanced_accuracy"]
+    return diagnose(
+        [contents.curve_row(row) for row in fitted.curve],
+        best_epoch=fitted.best_epoch,
+        train=(best.train_balanced_accuracy, best.train_balanced_log_loss),
+        validation=(figure["value"], best.validation_balanced_log_loss),
+        margin=(figure["high"] - figure["low"]) / 2,
+        stopped=fitted.stopped,
+    )
+
+
+def _pack(
+    run: Path,
+    prepared: Prepared,
+    recipe: Recipe,
+    fitted: Fitted,
+    temperature: float,
+    scores: dict[str, Any],
+    test_logits: NDArray[np.float32],
+) -> None:
+    """Write the artifact, and prove on raw test files that it answers as the trained network did."""
+    artifact.pack(
+        run / "model",
+        fitted.network,
+        spec=_spec(recipe),
+        classes=recipe.classes,
+        preprocessing=prepared.preprocessing,
+        temperature=temperature,
+        scores=scores,
+        recipe=contents.recipe_block(recipe),
+    )
+    index = prepared.store.index
+    if index.arrays is None:
+        chosen = np.linspace(0, len(prepared.splits.test) - 1, min(VERIFIED_IMAGES, len(prepared.splits.test))).astype(int)
+        raw = [(read_content(index.paths[prepared.splits.test[i]]), test_logits[i]) for i in chosen]
+        predictor.verify(run / "model", [(content, row) for content, row in raw if isinstance(content, bytes)])
+
+
+def _report(
+    command: str,
+    prepared: Prepared,
+    selection: Selection,
+    fitted: Fitted,
+    diagnosis: Diagnosis,
+    validation: dict[str, Any],
+    test: dict[str, Any],
+    watch: Stopwatch,
+) -> dict[str, Any]:
+    recipe, index, splits = selection.recipe, prepared.store.index, prepared.splits
+    counts = np.bincount(index.labels[splits.train], minlength=len(index.classes))
+    return {
+        "schema": contents.SCHEMA,
+        "steadylens_version": __version__,
+        "command": command,
+        "classes": list(index.classes),
+        "seed": recipe.seed,
+        "device": recipe.device,
+        "data": contents.data_block(index, splits, prepared.findings),
+        "selection": contents.selection_block(recipe, selection.why, counts, validation, fitted),
+        "training": contents.training_block(fitted, recipe, watch.elapsed()),
+        "diagnosis": diagnosis.as_dict(),
+        "validation": validation,
+        "test": test,
+        "robustness": None,
+        "timing": watch.stages,
+        "environment": contents.environment(),
+    }

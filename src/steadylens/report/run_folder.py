@@ -1,0 +1,105 @@
+"""RUN/: the folder that holds everything one run made."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steadylens import files
+from steadylens.config import Recipe
+from steadylens.data.audit import Finding
+from steadylens.data.sources import ImageIndex
+from steadylens.data.split import Splits
+from steadylens.errors import ConfigError, DataError
+from steadylens.report.contents import curve_row, recipe_block
+from steadylens.training.loop import Epoch
+
+
+def claim(run: Path) -> None:
+    """Make the folder of a new run.
+
+    Raises:
+        ConfigError: there is something in it already.
+    """
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise ConfigError(f"{run} exists already. Choose another folder with --out, or remove this one.")
+    files.make_folder(run)
+
+
+def free_name(wanted: Path) -> Path:
+    """`wanted`, or the first of wanted-2, wanted-3, ... that does not exist yet."""
+    name, number = wanted, 1
+    while name.exists():
+        number += 1
+        name = wanted.with_name(f"{wanted.name}-{number}")
+    return name
+
+
+def write_index(run: Path, index: ImageIndex, splits: Splits) -> None:
+    """Write RUN/index.parquet: one row an image, those that were refused included."""
+    names = [""] * len(index)
+    for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        for row in rows:
+            names[row] = name
+    refused = index.refusals
+    blank, unknown = [""] * len(refused), [None] * len(refused)
+    table = pa.table(
+        {
+            "path": pa.array([*index.paths, *(r.path for r in refused)], pa.string()),
+            "label": pa.array(
+                [*(index.classes[i] for i in index.labels), *(r.class_name for r in refused)], pa.string()
+            ),
+            "split": pa.array([*names, *blank], pa.string()),
+            "group": pa.array([*index.groups, *blank], pa.string()),
+            "sha256": pa.array([*index.sha256, *blank], pa.string()),
+            "width": pa.array([*index.widths.tolist(), *unknown], pa.int32()),
+            "height": pa.array([*index.heights.tolist(), *unknown], pa.int32()),
+            "refusal": pa.array([*([None] * len(index)), *(r.reason for r in refused)], pa.string()),
+        }
+    )
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    files.write_bytes(run / "index.parquet", buffer.getvalue())
+
+
+def write_audit(run: Path, findings: Sequence[Finding]) -> None:
+    """Write RUN/audit.json: a list of findings."""
+    files.write_json(run / "audit.json", [asdict(f) for f in findings])
+
+
+def write_recipe(run: Path, recipe: Recipe) -> None:
+    """Write RUN/recipe.json."""
+    files.write_json(run / "recipe.json", recipe_block(recipe))
+
+
+def append_epoch(run: Path, epoch: Epoch) -> None:
+    """Append one line to RUN/metrics.jsonl."""
+    files.append_line(run / "metrics.jsonl", json.dumps(curve_row(epoch), allow_nan=False))
+
+
+def write_report(run: Path, report: Mapping[str, Any]) -> None:
+    """Write RUN/report.json."""
+    files.write_json(run / "report.json", report)
+
+
+def read_report(run: Path) -> dict[str, Any]:
+    """Read RUN/report.json.
+
+    Raises:
+        DataError: it is not there, or not a report.
+    """
+    path = run / "report.json"
+    try:
+        report = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{run} is not a finished run: {path} could not be read ({error}).") from error
+    if not isinstance(report, dict):
+        raise DataError(f"{run} is not a finished run: {path} does not hold a report.")
+    return report

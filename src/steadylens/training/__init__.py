@@ -1,0 +1,1 @@
+"""Logits to weights: losses, regularisation, the training loop, selection and diagnosis."""

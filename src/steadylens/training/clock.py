@@ -1,0 +1,70 @@
+"""How far a training is: by epochs, by the wall clock, or by whichever ends first."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+
+MOST_MEASUREMENTS = 40  # a training of more epochs than this measures itself every second, third ... one
+
+
+class Clock:
+    """Counts epochs, steps and seconds, and knows what is left of each.
+
+    Args:
+        seconds: of wall time in which the training has to end, its measurements included; None for no such limit.
+        epochs: to do; None for no such limit. One of the two must be given.
+    """
+
+    def __init__(self, seconds: float | None, epochs: int | None) -> None:
+        self.seconds, self.epochs = seconds, epochs
+        self.epoch = self.step = 0
+        self._steps = 1
+        self._images = 0
+        self._start = time.perf_counter()
+        self._last_measurement = self._all_measurements = 0.0
+        self._every = 1
+
+    def begin_epoch(self, steps: Sized) -> None:
+        """Enter the next epoch, which has these steps."""
+        self.epoch, self.step, self._steps = self.epoch + 1, 0, len(steps)
+
+    def end_step(self, images: int) -> None:
+        """Count one more step, over so many images."""
+        self.step += 1
+        self._images += images
+
+    def elapsed(self) -> float:
+        """Seconds since the training began."""
+        return time.perf_counter() - self._start
+
+    def progress(self) -> float:
+        """The share of the training that is over, 1 at its end; time for a last measurement is set aside."""
+        by_epochs = (self.epoch - 1 + self.step / self._steps) / self.epochs if self.epochs else 0.0
+        if self.seconds is None:
+            return by_epochs
+        left = self.seconds - self._last_measurement
+        return max(by_epochs, self.elapsed() / left if left > 0 else 1.0)
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images a second so far, measurements left out."""
+        spent = self.elapsed() - self._all_measurements
+        return self._images / spent if spent > 0 else 0.0
+
+    def measuring_due(self) -> bool:
+        """Whether this epoch is one of those after which the training measures itself."""
+        if self.epoch == 1:
+            by_time = self.seconds / self.elapsed() if self.seconds else math.inf
+            self._every = math.ceil(min(self.epochs or math.inf, by_time) / MOST_MEASUREMENTS)
+        return self.epoch % self._every == 0
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Time a measurement, so that the last one can be provided for."""
+        begin = time.perf_counter()
+        yield
+        self._last_measurement = time.perf_counter() - begin
+        self._all_measurements += self._last_measurement

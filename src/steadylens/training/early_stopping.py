@@ -1,0 +1,48 @@
+"""When to stop, and which weights to keep: the best by a validation figure, however the training ends."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from steadylens.metrics import balanced_log_loss, softmax
+
+# Overconfidence raises the log-loss long before it costs accuracy, and calibration will remove it. So weights are
+# compared at the best of these temperatures each, and not by how sure of themselves they happen to be.
+TEMPERATURES = np.geomspace(0.5, 8.0, 17)
+
+
+def tempered_log_loss(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """The balanced log-loss of some logits, (n, classes), at the best of `TEMPERATURES`."""
+    return min(balanced_log_loss(labels, softmax(logits / t)) for t in TEMPERATURES)
+
+
+class BestWeights:
+    """The weights with the lowest figure so far, and how long ago that was.
+
+    Args:
+        patience: epochs without a better figure after which to stop; 0 never stops.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.figure = float("inf")
+        self.epoch = 0
+        self._weights: dict[str, Tensor] = {}
+
+    def offer(self, network: nn.Module, figure: float, epoch: int) -> None:
+        """Keep the network's weights where `figure` is the lowest so far."""
+        if figure < self.figure:
+            self.figure, self.epoch = figure, epoch
+            self._weights = {name: t.detach().clone() for name, t in network.state_dict().items()}
+
+    def exhausted(self, epoch: int) -> bool:
+        """Whether `patience` epochs have gone by since the best one."""
+        return bool(self.patience) and epoch - self.epoch >= self.patience
+
+    @torch.no_grad()
+    def restore(self, network: nn.Module) -> None:
+        """Put the best weights back."""
+        network.load_state_dict(self._weights)

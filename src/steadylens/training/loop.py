@@ -1,0 +1,270 @@
+"""The training loop: forward, loss, backward, step, in plain sight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from steadylens.config import Recipe
+from steadylens.data.augment import Augmentation, augment, policy_of
+from steadylens.data.batches import LabelledPixels, batches, epoch_order, step_seed, to_input
+from steadylens.data.images import Preprocessing
+from steadylens.errors import ConfigError
+from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
+from steadylens.models.inference import logits_of
+from steadylens.training.clock import Clock
+from steadylens.training.early_stopping import BestWeights, tempered_log_loss
+from steadylens.training.imbalance import Balance, as_tensor, balance, loss_of
+from steadylens.training.optimizers import adamw, rate_at, step
+from steadylens.training.regularize import WeightAverage, mix, regularized, shrink
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One line of metrics.jsonl; the balanced figures are those of the averaged weights, without augmentation."""
+
+    epoch: int
+    seconds: float
+    learning_rate: float
+    train_loss: float
+    train_balanced_accuracy: float
+    validation_balanced_accuracy: float
+    train_balanced_log_loss: float
+    validation_balanced_log_loss: float
+    validation_tempered_log_loss: float
+    validation_worst_class_recall: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained network, holding its best weights, and how it came about.
+
+    Attributes:
+        network: in evaluation mode, on the recipe's device.
+        preprocessing: with which it was trained.
+        curve: one entry for each measured epoch.
+        best_epoch: whose weights it holds.
+        epochs: how many were begun.
+        stopped: "budget", "early" or "epochs".
+        seconds: of wall time.
+        images_per_second: of training alone, measurements left out.
+    """
+
+    network: nn.Module
+    preprocessing: Preprocessing
+    curve: tuple[Epoch, ...]
+    best_epoch: int
+    epochs: int
+    stopped: str
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a training is, for whoever watches it."""
+
+    epoch: int
+    progress: float
+    images_per_second: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What stays the same from the first step of a training to the last."""
+
+    network: nn.Module
+    images: LabelledPixels
+    recipe: Recipe
+    preprocessing: Preprocessing
+    remedy: Balance
+    policy: Augmentation
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage
+    device: torch.device
+    on_step: Callable[[Step], None]
+
+
+def fit(
+    network: nn.Module,
+    train: LabelledPixels,
+    validation: LabelledPixels,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    *,
+    seconds: float | None = None,
+    on_step: Callable[[Step], None] = lambda _: None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> Fitted:
+    """Train a network by a recipe, until its epochs, the given seconds or the patience run out.
+
+    Args:
+        network: with fresh weights; it is trained in place.
+        train: images to learn from.
+        validation: images to choose the best epoch by.
+        recipe: what to do.
+        preprocessing: how pixels become input.
+        seconds: of wall time for everything done here; None where the recipe's epochs alone decide.
+        on_step: told after each step.
+        on_epoch: told after each measured epoch.
+
+    Raises:
+        ConfigError: the loss is no longer a number.
+    """
+    training = _prepare(network, train, recipe, preprocessing, on_step)
+    sample = train.sample(max(1000, len(validation)), recipe.seed)
+    best = BestWeights(recipe.early_stopping)
+    clock = Clock(seconds, recipe.epochs)
+    curve: list[Epoch] = []
+    stopped = ""
+
+    while not stopped:
+        loss, stopped = train_epoch(training, clock)
+        if stopped or clock.measuring_due():
+            with clock.measuring(), training.average.shown_by(network):
+                row = _measure(training, sample, validation, loss, clock)
+                best.offer(network, row.validation_tempered_log_loss, clock.epoch)
+            curve.append(row)
+            on_epoch(row)
+            if not stopped and best.exhausted(clock.epoch):
+                stopped = "early"
+
+    best.restore(network)
+    return Fitted(
+        network=network.eval(),
+        preprocessing=preprocessing,
+        curve=tuple(curve),
+        best_epoch=best.epoch,
+        epochs=clock.epoch,
+        stopped=stopped,
+        seconds=clock.elapsed(),
+        images_per_second=clock.images_per_second,
+    )
+
+
+def train_epoch(training: Training, clock: Clock) -> tuple[float, str]:
+    """Do one epoch; returns the mean loss of its steps, and why the training ends with it ("" where it goes on)."""
+    network, recipe, device = training.network, training.recipe, training.device
+    weights, offsets = as_tensor(training.remedy.weights, device), as_tensor(training.remedy.offsets, device)
+    losses: list[float] = []
+    clock.begin_epoch(steps := _steps_of(training, clock.epoch + 1))
+    network.train()
+    for positions in steps:
+        progress = clock.progress()
+        if progress >= 1.0:
+            return _mean(losses), "budget"
+        learning_rate = recipe.learning_rate * rate_at(progress)
+        images, labels, partners, share = _batch(training, positions, clock)
+
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            logits = network(images)
+        loss = loss_of(logits, labels, weights, offsets, recipe.label_smoothing)
+        if share < 1.0:
+            loss = share * loss + (1 - share) * loss_of(logits, partners, weights, offsets, recipe.label_smoothing)
+        training.optimizer.zero_grad()
+        loss.mean().backward()
+        step(training.optimizer, learning_rate)
+        if recipe.l1:
+            shrink(regularized(network), learning_rate * recipe.l1)
+        training.average.update(network)
+
+        losses.append(_finite(loss.mean().item(), clock))
+        clock.end_step(len(positions))
+        training.on_step(Step(clock.epoch, clock.progress(), clock.images_per_second, losses[-1]))
+    return _mean(losses), "epochs" if clock.epoch == recipe.epochs else ""
+
+
+def _prepare(
+    network: nn.Module,
+    train: LabelledPixels,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    on_step: Callable[[Step], None],
+) -> Training:
+    device = torch.device(recipe.device)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    counts = np.bincount(train.labels, minlength=len(recipe.classes))
+    return Training(
+        network=network,
+        images=train,
+        recipe=recipe,
+        preprocessing=preprocessing,
+        remedy=balance(counts, recipe.imbalance, recipe.minority_augment, float(recipe.augment != "off")),
+        policy=policy_of(recipe.augment, flip=recipe.flip, minority_only=recipe.minority_augment > 0),
+        optimizer=adamw(network, recipe.learning_rate, recipe.l2),
+        average=WeightAverage(network, recipe.averaging),
+        device=device,
+        on_step=on_step,
+    )
+
+
+def _steps_of(training: Training, epoch: int) -> list[NDArray[np.int64]]:
+    order = epoch_order(training.images.labels, training.remedy.shares, training.recipe.seed, epoch)
+    return batches(order, training.recipe.batch_size)
+
+
+def _batch(training: Training, positions: NDArray[np.int64], clock: Clock) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Augmented images, their labels, the labels of what was mixed into them, and the share of the first.
+
+    All that is random here and in dropout depends on (seed, epoch, step) alone.
+    """
+    recipe = training.recipe
+    seed = step_seed(recipe.seed, clock.epoch, clock.step)
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    pixels, numbers = training.images.take(positions)
+    images = to_input(pixels, training.preprocessing.mean, training.preprocessing.std)
+    strength = torch.from_numpy(training.remedy.strengths.astype(np.float32)[numbers])
+    images = augment(images, training.policy, strength, generator)
+    labels = torch.from_numpy(numbers)
+    partners, share = labels, 1.0
+    if recipe.mixup and float(torch.rand((), generator=generator)) < recipe.mixup:
+        images, partner, share = mix(images, generator)
+        partners = labels[partner]
+    return images.to(training.device), labels.to(training.device), partners.to(training.device), share
+
+
+def _measure(
+    training: Training, sample: LabelledPixels, validation: LabelledPixels, loss: float, clock: Clock
+) -> Epoch:
+    """Measure the network as it stands, without augmentation, on a part of its training images and on validation."""
+    seen, unseen = (
+        logits_of(training.network, part.all(), training.preprocessing, precision=training.recipe.precision)
+        for part in (sample, validation)
+    )
+    classes = len(training.recipe.classes)
+    return Epoch(
+        epoch=clock.epoch,
+        seconds=clock.elapsed(),
+        learning_rate=training.optimizer.param_groups[0]["lr"],
+        train_loss=loss,
+        train_balanced_accuracy=balanced_accuracy(sample.labels, seen.argmax(1), classes),
+        validation_balanced_accuracy=balanced_accuracy(validation.labels, unseen.argmax(1), classes),
+        train_balanced_log_loss=balanced_log_loss(sample.labels, softmax(seen)),
+        validation_balanced_log_loss=balanced_log_loss(validation.labels, softmax(unseen)),
+        validation_tempered_log_loss=tempered_log_loss(unseen, validation.labels),
+        validation_worst_class_recall=worst_class_recall(validation.labels, unseen.argmax(1), classes),
+        images_per_second=clock.images_per_second,
+    )
+
+
+def _finite(loss: float, clock: Clock) -> float:
+    if not math.isfinite(loss):
+        where = f"epoch {clock.epoch}, step {clock.step + 1}"
+        raise ConfigError(
+            f"The loss is no longer a number ({where}): the training has diverged. "
+            "Try a lower learning rate (--set learning_rate=0.001), or --set precision=fp32."
+        )
+    return loss
+
+
+def _mean(losses: list[float]) -> float:
+    return float(np.mean(losses)) if losses else math.nan

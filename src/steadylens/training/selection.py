@@ -1,0 +1,240 @@
+"""From what was asked for to what will be done: every "auto" is resolved by a measurement or a rule, with its reason."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.neighbors import KNeighborsClassifier
+
+from steadylens.config import Config, Recipe
+from steadylens.data.batches import LabelledPixels, to_input
+from steadylens.data.images import Preprocessing
+from steadylens.errors import ResourceError
+from steadylens.metrics import balanced_accuracy
+from steadylens.models import DEFAULT_DEPTH, NetworkSpec, build
+
+FAMILY = ("cnn-s", "cnn-m", "cnn-l")
+FEWEST_EPOCHS = 16  # a larger network is taken only where the budget allows it so many passes
+DEFAULT_BUDGET_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The recipe, and for each of its fields why it is as it is.
+
+    Attributes:
+        recipe: what will be done.
+        why: a sentence for each field of the recipe.
+        seconds_per_image: of prediction in float32 with the chosen network.
+    """
+
+    recipe: Recipe
+    why: dict[str, str]
+    seconds_per_image: float
+
+
+def choose_image_size(config: Config, widths: NDArray[np.int32], heights: NDArray[np.int32]) -> tuple[int, str]:
+    """The side to which every image is resized, and why: the images' own, up to 64 px for a network from scratch."""
+    if config.image_size != "auto":
+        return config.image_size, "given"
+    side = int(np.median(np.minimum(widths, heights)))
+    size = int(np.clip(side, 8, 64))
+    note = "64 px is enough for a small network from scratch" if side > 64 else "the images' own size"
+    return size, f"the shorter side's median is {side} px; {note}"
+
+
+def choose_device(asked: str) -> tuple[str, str]:
+    """The device to train on, and why.
+
+    Raises:
+        ResourceError: CUDA was asked for and is not there.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ResourceError("--device cuda was asked for, but torch finds no CUDA device. Run `steadylens doctor`.")
+    if asked != "auto":
+        return asked, "given"
+    return ("cuda", "a CUDA device is there") if torch.cuda.is_available() else ("cpu", "no CUDA device was found")
+
+
+def select(
+    config: Config,
+    classes: tuple[str, ...],
+    train: LabelledPixels,
+    validation: LabelledPixels,
+    preprocessing: Preprocessing,
+    size_reason: str,
+    *,
+    seconds: float | None,
+) -> Selection:
+    """Resolve a Config for some images.
+
+    Args:
+        config: what was asked for.
+        classes: in the order of the labels.
+        train: images to learn from.
+        validation: images to check label-preserving flips on.
+        preprocessing: whose size is that of the recipe.
+        size_reason: why that size.
+        seconds: left of the budget for training; None where epochs alone decide.
+    """
+    device, device_reason = choose_device(config.device)
+    values: dict[str, Any] = {"classes": classes, "image_size": preprocessing.image_size, "device": device}
+    why = {"image_size": size_reason, "device": device_reason}
+    values["precision"], why["precision"] = choose_precision(config.precision, device)
+    values["network"], why["network"], epochs, per_image = _network(
+        config, len(classes), train, preprocessing, device, values["precision"], seconds
+    )
+    values["flip"], why["flip"] = _flip(config.flip, train, validation)
+    rules = _rules(config, values["network"], np.bincount(train.labels, minlength=len(classes)), epochs, seconds)
+    for name, (value, reason) in rules.items():
+        asked = getattr(config, name)
+        values[name], why[name] = (asked, "given") if asked != "auto" else (value, reason)
+    for field in fields(Recipe):
+        if field.name not in values:
+            values[field.name] = getattr(config, field.name)
+            is_default = values[field.name] == getattr(Config(), field.name)
+            why[field.name] = "the default" if is_default else "given"
+    if config.network != "auto":
+        why["network"] = "given"
+    return Selection(Recipe(**values), why, per_image)
+
+
+def _rules(
+    config: Config, network: str, counts: NDArray[np.int64], epochs: float, seconds: float | None
+) -> dict[str, tuple[Any, str]]:
+    """What "auto" comes to for the fields that follow from a rule: value and reason."""
+    factor = counts.max() / counts.min()
+    blog = network == "keras-blog"
+    many = f"about {epochs:.0f} epochs fit" if seconds is not None else f"{epochs:.0f} epochs"
+    level = "light" if epochs < 30 else "medium" if epochs < 100 else "strong"
+    patience = 0 if seconds is not None else max(3, math.ceil(epochs / 3))
+    mixed = 0.0 if blog else 0.7
+    remedy = "logit-adjust" if factor >= 1.5 else "none"
+    return {
+        "depth": (DEFAULT_DEPTH[network], f"{network} as published"),
+        "imbalance": (remedy, f"the largest class has {factor:.3g} times the images of the smallest"),
+        "minority_augment": (0.0, "the prior-adjusted softmax alone did better in our benchmarks"),
+        "augment": (level, many),
+        "l2": (1e-4 if blog else 0.05, "our benchmarks' best for this network"),
+        "dropout": (0.5 if blog else 0.0, "as in the tutorial" if blog else "mixing regularises more"),
+        "label_smoothing": (0.0, "mixing already softens the targets" if mixed else "the tutorial has none"),
+        "mixup": (mixed, "our benchmarks' best for this network"),
+        "early_stopping": (patience, "a third of the epochs" if patience else "the schedule ends with the budget"),
+        "batch_size": (64, "our benchmarks' best at short budgets"),
+        "learning_rate": (1e-3 if blog else 2e-3, "our benchmarks' best for this network"),
+    }
+
+
+def _network(
+    config: Config,
+    classes: int,
+    train: LabelledPixels,
+    preprocessing: Preprocessing,
+    device: str,
+    precision: str,
+    seconds: float | None,
+) -> tuple[str, str, float, float]:
+    """The network, why, the epochs to expect of it, and its seconds an image in prediction."""
+    candidates = FAMILY if config.network == "auto" else (config.network,)
+    chosen, reason, expected, per_image = candidates[0], "", float(config.epochs or 0), 0.0
+    for name in candidates:
+        depth = DEFAULT_DEPTH[name] if config.depth == "auto" else config.depth
+        spec = NetworkSpec(name, classes, preprocessing.image_size, depth, config.width, 0.0)
+        rate, prediction = measure_speed(spec, train, preprocessing, device, precision)
+        epochs = math.inf if seconds is None else seconds * rate / len(train)
+        epochs = min(epochs, config.epochs or math.inf)
+        if name != candidates[0] and (seconds is None or epochs < FEWEST_EPOCHS):
+            break
+        chosen, expected, per_image = name, epochs, prediction
+        reason = f"{rate:,.0f} images/s: about {epochs:.0f} epochs in the time there is"
+        if seconds is None:
+            break  # no clock to fit into, and the same command must give the same network on every machine
+    if seconds is None and config.network == "auto":
+        reason = "the smallest of the family, since no budget was given to fit a larger one into"
+    return chosen, reason, expected, per_image
+
+
+def measure_speed(
+    spec: NetworkSpec, train: LabelledPixels, preprocessing: Preprocessing, device: str, precision: str
+) -> tuple[float, float]:
+    """Time a few steps: training images a second, and seconds an image in float32 prediction."""
+    torch.manual_seed(0)
+    network = build(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pixels, labels = train.take(np.arange(min(64, len(train))))
+    images = to_input(pixels, preprocessing.mean, preprocessing.std).to(device)
+    targets = torch.from_numpy(labels).to(device)
+
+    def step() -> None:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = network(images)
+        torch.nn.functional.cross_entropy(logits.float(), targets).backward()
+
+    def predict() -> None:
+        with torch.inference_mode():
+            network.eval()(images)
+
+    return len(images) / _time(step, device), _time(predict, device) / len(images)
+
+
+def _time(call: Any, device: str) -> float:  # noqa: ANN401 - a function of no arguments
+    """Seconds of one call, the first left out: the fastest of three, or of fewer where they are slow."""
+    best = math.inf
+    call()
+    for _ in range(3):
+        begin = time.perf_counter()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begin)
+        if best > 0.5:
+            break
+    return best
+
+
+def choose_precision(asked: str, device: str) -> tuple[str, str]:
+    """fp32 or bf16, by timing one convolution of fixed shape in both, forward and backward."""
+    if asked != "auto":
+        return asked, "given"
+    convolution = torch.nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.ones(64, 64, 16, 16, device=device).to(memory_format=torch.channels_last)
+
+    def step(enabled: bool) -> None:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled):
+            convolution(images).sum().backward()
+
+    full, half = _time(lambda: step(False), device), _time(lambda: step(True), device)
+    # 1.2 and not 1: the casts around each layer cost something, and a close race must not flip between two runs.
+    chosen = "bf16" if half * 1.2 < full else "fp32"
+    return chosen, f"a convolution takes {half / full:.2f} times as long in bf16 as in fp32"
+
+
+def _flip(asked: str, train: LabelledPixels, validation: LabelledPixels) -> tuple[bool, str]:
+    """Whether mirroring keeps the label: whether nearest neighbours still recognise mirrored validation images."""
+    if asked != "auto":
+        return asked == "on", "given"
+    known, queries = train.sample(2000, 0), validation.sample(500, 0)
+    neighbours = KNeighborsClassifier(3).fit(_thumbnails(known.all()), known.labels)
+    classes = int(max(train.labels.max(), validation.labels.max())) + 1
+    shown = queries.all()
+    plain = balanced_accuracy(queries.labels, neighbours.predict(_thumbnails(shown)), classes)
+    mirrored = balanced_accuracy(queries.labels, neighbours.predict(_thumbnails(shown[:, :, ::-1])), classes)
+    # Losing a quarter of what is recognised is far beyond the noise, and far less than digits or letters lose.
+    keeps = mirrored >= 0.75 * plain
+    figures = f"nearest neighbours recognise {plain:.0%} of validation images and {mirrored:.0%} of them mirrored"
+    return keeps, figures
+
+
+def _thumbnails(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Means over a grid of at most 16 by 16 cells, flattened: (n, cells * cells * 3)."""
+    side = pixels.shape[1]
+    cells = min(16, side)
+    cut = side // cells * cells
+    grid = pixels[:, :cut, :cut].reshape(len(pixels), cells, cut // cells, cells, cut // cells, 3)
+    thumbnails: NDArray[np.float32] = grid.mean((2, 4), dtype=np.float32).reshape(len(pixels), -1)
+    return thumbnails

@@ -1,0 +1,332 @@
+"""Reading sources: every layout, name and mishap that a folder of images can have."""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from steadylens.data.sources import ImageIndex, drop_refused, find_images, index_arrays, index_paths, read_index
+from steadylens.errors import DataError
+
+
+def picture(shade: int, width: int = 6, height: int = 4) -> bytes:
+    content = BytesIO()
+    Image.new("RGB", (width, height), (shade, 0, 0)).save(content, "PNG")
+    return content.getvalue()
+
+
+def lay(root: Path, *names: str) -> Path:
+    """Write a different image under every name."""
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(number))
+    return root
+
+
+def shown(index: ImageIndex) -> list[str]:
+    assert index.root is not None
+    return [Path(path).relative_to(index.root).as_posix() for path in index.paths]
+
+
+def class_names(index: ImageIndex) -> list[str]:
+    return [index.classes[label] for label in index.labels]
+
+
+def test_a_folder_of_class_folders(tmp_path: Path) -> None:
+    lay(tmp_path, "dog/b.png", "cat/2.png", "cat/nested/1.png", "dog/a.jpg")
+    index = read_index(tmp_path)
+    assert index.classes == ("cat", "dog")
+    assert shown(index) == ["cat/2.png", "cat/nested/1.png", "dog/a.jpg", "dog/b.png"]
+    assert index.labels.tolist() == [0, 0, 1, 1]
+    assert (index.labels.dtype, index.widths.dtype) == (np.int64, np.int32)
+    assert index.widths.tolist() == [6] * 4
+    assert index.heights.tolist() == [4] * 4
+    assert index.splits == ("",) * 4
+    assert len(set(index.sha256)) == len(index) == 4
+    assert (index.refusals, index.notes, index.groups) == ((), (), ("",) * 4)
+
+
+@pytest.mark.parametrize("validation", ["validation", "val", "Val"])
+def test_a_folder_of_splits(tmp_path: Path, validation: str) -> None:
+    lay(tmp_path, "train/cat/1.png", "train/dog/1.png", f"{validation}/cat/1.png", "test/dog/1.png")
+    index = read_index(tmp_path)
+    assert sorted(zip(class_names(index), index.splits, strict=True)) == [
+        ("cat", "train"), ("cat", "validation"), ("dog", "test"), ("dog", "train"),
+    ]  # fmt: skip
+
+
+def test_a_further_test_folder(tmp_path: Path) -> None:
+    source = lay(tmp_path / "a", "cat/1.png", "dog/1.png")
+    test = lay(tmp_path / "b", "dog/2.png")
+    index = read_index(source, test=test)
+    assert list(zip(class_names(index), index.splits, strict=True)) == [("cat", ""), ("dog", "test"), ("dog", "")]
+    whole = lay(tmp_path / "c", "train/cat/1.png", "train/dog/3.png", "test/cat/4.png")
+    assert {Path(path).name for path in read_index(source, test=whole).paths} == {"1.png", "4.png"}
+    assert read_index(whole, test=whole / "test").splits == read_index(whole).splits
+    with pytest.raises(DataError, match="two test splits"):
+        read_index(whole, test=test)
+
+
+def test_a_folder_named_as_a_split_among_others_may_be_a_class(tmp_path: Path) -> None:
+    assert read_index(lay(tmp_path, "train/1.png", "bus/1.png")).classes == ("bus", "train")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train/cat/1.png", "train/dog/1.png", "val/cat/1.png", "validation/cat/1.png"], "'val', 'validation'"),
+        (["train/cat/1.png", "train/dog/1.png", "valid/cat/1.png"], "'valid'"),
+        (["train/cat/1.png", "train/dog/1.png", "test/dog/1.png", "holdout/cat/1.png"], "'holdout'"),
+        (["train/cat/1.png", "extra/1.png"], "splits or classes"),
+        (["test/cat/1.png", "val/cat/1.png"], "no train/"),
+        (["train/1.png", "test/1.png"], "no class folders in .*train"),
+        (["1.png", "2.png"], "no class folders"),
+        (["cat/1.png"], "only one class, 'cat'"),
+        (["train/cat/1.png", "train/dog/1.png", "test/hog/1.png"], "without a usable training image: 'hog'"),
+    ],
+)
+def test_what_cannot_be_read_is_said(tmp_path: Path, names: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_index(lay(tmp_path, *names))
+
+
+def test_a_source_that_is_missing_or_a_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        read_index(tmp_path / "nowhere")
+    (tmp_path / "data.csv").write_text("path,label\n")
+    with pytest.raises(DataError, match="is a file, not a folder. steadylens reads"):
+        read_index(tmp_path / "data.csv")
+
+
+def test_test_classes_that_are_not_in_training_are_named(tmp_path: Path) -> None:
+    source = lay(tmp_path / "a", "cat/1.png", "dog/1.png")
+    with pytest.raises(DataError, match="'eel', 'hog'"):
+        read_index(source, test=lay(tmp_path / "b", "dog/1.png", "hog/1.png", "eel/1.png"))
+
+
+def test_unusable_files_are_refused_each_with_its_reason(tmp_path: Path) -> None:
+    lay(tmp_path, "cat/1.png", "dog/1.png")
+    (tmp_path / "cat/text.jpg").write_text("<html>not found</html>")
+    (tmp_path / "cat/empty.png").write_bytes(b"")
+    (tmp_path / "dog/gone.png").symlink_to(tmp_path / "nowhere")
+    index = read_index(tmp_path)
+    assert {refusal.path: (refusal.class_name, refusal.reason) for refusal in index.refusals} == {
+        "cat/text.jpg": ("cat", "not an image (it begins with text)"),
+        "cat/empty.png": ("cat", "empty file"),
+        "dog/gone.png": ("dog", "could not be opened: No such file or directory"),
+    }
+    assert len(index) == 2
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
+    lay(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png")
+    (tmp_path / "cat/2.png").chmod(0)
+    assert [refusal.reason for refusal in read_index(tmp_path).refusals] == ["could not be opened: Permission denied"]
+
+
+def test_pipes_are_never_opened(tmp_path: Path) -> None:
+    lay(tmp_path, "cat/1.png", "dog/1.png")
+    os.mkfifo(tmp_path / "cat/pipe.png")
+    (tmp_path / "cat/link.png").symlink_to(tmp_path / "cat/pipe.png")
+    index = read_index(tmp_path)
+    assert index.stray_files == ("cat/pipe.png",)
+    assert [refusal.reason for refusal in index.refusals] == ["could not be opened: not a regular file"]
+
+
+def test_hidden_and_system_files_are_passed_over(tmp_path: Path) -> None:
+    lay(tmp_path, "cat/1.png", "dog/1.png", ".cache/1.png", "cat/.hidden.png", "cat/Thumbs.db", "dog/.git/1.png")
+    lay(tmp_path, "cat/desktop.ini", "cat/.DS_Store", "__MACOSX/cat/1.png")
+    index = read_index(tmp_path)
+    assert (len(index), index.refusals, index.notes) == (2, (), ())
+
+
+def test_stray_files_are_counted_and_noted_not_refused(tmp_path: Path) -> None:
+    lay(tmp_path, "cat/1.png", "dog/1.png", "cat/labels.csv", "dog/deep/README.MD", "loose.png")
+    index = read_index(tmp_path)
+    assert index.stray_files == ("cat/labels.csv", "dog/deep/README.MD")
+    assert index.refusals == ()
+    assert any("2 files passed over" in note for note in index.notes)
+    assert any("1 file directly in" in note and "'loose.png'" in note for note in index.notes)
+
+
+def test_folders_beside_the_splits_are_noted(tmp_path: Path) -> None:
+    lay(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "annotations/a.png", "notes.txt")
+    index = read_index(tmp_path)
+    assert index.classes == ("cat", "dog")
+    assert any("1 folder beside the splits" in note and "'annotations'" in note for note in index.notes)
+    assert any("'notes.txt'" in note for note in index.notes)
+
+
+def test_links_to_folders_are_noted_and_not_followed(tmp_path: Path) -> None:
+    lay(tmp_path, "cat/1.png", "dog/1.png")
+    (tmp_path / "cat/loop").symlink_to(tmp_path)
+    (tmp_path / "hog").symlink_to(tmp_path / "cat")
+    index = read_index(tmp_path)
+    assert (len(index), index.classes) == (2, ("cat", "dog"))
+    assert any("2 links to folders not followed: 'hog', 'cat/loop'" in note for note in index.notes)
+
+
+def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
+    lay(tmp_path, "cat/1.png", "dog/1.png")
+    (tmp_path / "cat/self.png").symlink_to(tmp_path / "cat/self.png")
+    assert [refusal.path for refusal in read_index(tmp_path).refusals] == ["cat/self.png"]
+
+
+def test_empty_classes_are_left_out_and_noted(tmp_path: Path) -> None:
+    lay(tmp_path, "b/1.png", "d/1.png")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/bad.png").write_bytes(b"\0\1\2")
+    index = read_index(tmp_path)
+    assert index.classes == ("b", "d")
+    assert index.labels.tolist() == [0, 1]
+    assert index.empty_classes == ("a", "c")
+    assert any("'a' has no usable image: left out" in note for note in index.notes)
+    assert any("'c' has no usable image (1 refused)" in note for note in index.notes)
+
+
+def test_no_usable_image_at_all_says_why(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"")
+    with pytest.raises(DataError, match="no usable images .*2 images refused, most often because: empty file"):
+        read_index(tmp_path)
+
+
+def test_a_class_whose_training_images_are_all_refused_may_not_be_tested(tmp_path: Path) -> None:
+    lay(tmp_path, "train/a/1.png", "train/b/1.png", "train/c/1.png", "test/c/1.png")
+    (tmp_path / "train/c/1.png").write_bytes(b"")
+    with pytest.raises(DataError, match="'c'"):
+        read_index(tmp_path)
+
+
+def test_any_name_works(tmp_path: Path) -> None:
+    classes = ["mit\nUmbruch", "„Zitat“ 'x' \"y\"", "猫", "a b", "[*]?", "%s{0}"]
+    lay(tmp_path, *(f"{name}/{name}.png" for name in classes))
+    index = read_index(tmp_path)
+    assert index.classes == tuple(sorted(classes))
+    assert class_names(index) == [Path(path).stem for path in index.paths]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names themselves")
+def test_names_that_are_not_unicode_are_refused_in_words_that_can_be_saved(tmp_path: Path) -> None:
+    lay(tmp_path, "cat/1.png", "dog/1.png", "cat/b\udcff.png")
+    (refusal,) = read_index(tmp_path).refusals
+    assert refusal.path.encode() == rb"cat/b\udcff.png"
+    assert "not valid Unicode" in refusal.reason
+    lay(tmp_path, "b\udcff/1.png")
+    with pytest.raises(DataError, match="not valid Unicode"):
+        read_index(tmp_path)
+
+
+def test_paths_keep_their_order_and_numeric_labels_theirs(tmp_path: Path) -> None:
+    lay(tmp_path, "x.png", "sub/y.png", "z.png")
+    index = index_paths([tmp_path / "z.png", str(tmp_path / "sub/y.png"), tmp_path / "x.png"], [10, 9, 10])
+    assert index.classes == ("9", "10")
+    assert index.labels.tolist() == [1, 0, 1]
+    assert shown(index) == ["z.png", "sub/y.png", "x.png"]
+
+
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
+    lay(tmp_path, "x.png", "y.png")
+    names = [tmp_path / "x.png", tmp_path / "gone.png", tmp_path / "y.png"]
+    index = index_paths(names, ["a", "a", "b"])
+    assert [(refusal.path, refusal.class_name) for refusal in index.refusals] == [("gone.png", "a")]
+    assert index.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 3), (3, 4, 5)])
+def test_arrays(shape: tuple[int, ...]) -> None:
+    images = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    index = index_arrays(images, ["b", "a", "b"], test=(images[:1], ["a"]))
+    assert index.classes == ("a", "b")
+    assert index.labels.tolist() == [1, 0, 1, 0]
+    assert index.splits == ("", "", "", "test")
+    assert index.paths == ("array[0]", "array[1]", "array[2]", "array[3]")
+    assert index.sha256[0] == index.sha256[3] != index.sha256[1]
+    assert (index.widths.tolist(), index.heights.tolist(), index.root) == ([5] * 4, [4] * 4, None)
+    assert index.arrays is not None
+    assert index.arrays.shape == (4, *shape[1:])
+
+
+def test_the_same_bytes_in_another_shape_are_another_image() -> None:
+    flat = np.zeros((2, 2, 8), np.uint8)
+    assert index_arrays(flat, [0, 1]).sha256 != index_arrays(flat.reshape(2, 4, 4), [0, 1]).sha256
+
+
+IMAGES = np.zeros((2, 4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (IMAGES.astype(np.float32), [0, 1], "float32: uint8"),
+        (IMAGES[..., :2], [0, 1], "shape"),
+        (IMAGES[0, 0], [0, 1, 2, 3], "shape"),
+        (IMAGES[:, :0], [0, 1], "shape"),
+        (IMAGES, [0, 1, 2], "2 images and 3 labels"),
+        (IMAGES, [0, None], "position 1 is missing"),
+        (IMAGES, [float("nan"), 1.0], "position 0 is missing"),
+        (IMAGES, ["", "a"], "position 0 is missing"),
+        (IMAGES, [5, 5], "only one class, '5'"),
+    ],
+)
+def test_unusable_arrays_are_said(images: np.ndarray, labels: list[object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        index_arrays(images, labels)
+
+
+def test_unusable_test_arrays_are_said() -> None:
+    with pytest.raises(DataError, match="shape"):
+        index_arrays(IMAGES, [0, 1], test=(IMAGES[:, :2], [0, 1]))
+    with pytest.raises(DataError, match="'7'"):
+        index_arrays(IMAGES, [0, 1], test=(IMAGES, [0, 7]))
+
+
+def test_numeric_labels_are_ordered_as_numbers_and_text_as_text() -> None:
+    images = np.zeros((3, 2, 2), np.uint8)
+    assert index_arrays(images, np.array([10, 2, 1])).classes == ("1", "2", "10")
+    assert index_arrays(images, np.array(["10", "2", "1"])).classes == ("1", "10", "2")
+
+
+def test_images_for_prediction_are_found_by_file_folder_and_pattern(tmp_path: Path) -> None:
+    lay(tmp_path, "b.png", "a.png", "deep/er/c.png", "deep/notes.txt", ".hidden.png", "[x].png")
+    names = {path.name for path in find_images([str(tmp_path)])}
+    assert names == {"a.png", "b.png", "c.png", "[x].png"}
+    assert find_images([str(tmp_path / "b.png"), str(tmp_path / "[x].png")]) == [
+        tmp_path / "b.png",
+        tmp_path / "[x].png",
+    ]
+    assert find_images([str(tmp_path / "?.png")]) == [tmp_path / "a.png", tmp_path / "b.png"]
+    assert find_images([str(tmp_path / "**/c.*")]) == [tmp_path / "deep/er/c.png"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"), [("gone.png", "does not exist"), ("*.gif", "No file matches"), ("empty", "no images in")]
+)
+def test_arguments_that_name_nothing_are_said(tmp_path: Path, argument: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=message):
+        find_images([str(tmp_path / argument)])
+
+
+def test_dropping_rows_renumbers_and_records(tmp_path: Path) -> None:
+    index = read_index(lay(tmp_path, "a/1.png", "b/1.png", "c/1.png", "c/2.png"))
+    left = drop_refused(index, {0: "damaged", 3: "damaged"})
+    assert left.classes == ("b", "c")
+    assert class_names(left) == ["b", "c"]
+    assert [(refusal.path, refusal.class_name) for refusal in left.refusals] == [("a/1.png", "a"), ("c/2.png", "c")]
+    assert left.empty_classes == ("a",)
+    assert any("'a' has no usable image (1 refused)" in note for note in left.notes)
+    assert left.sha256 == index.sha256[1:3]
+    assert drop_refused(index, {}) is index
+    with pytest.raises(DataError, match="only one class, 'c'"):
+        drop_refused(index, {0: "damaged", 1: "damaged"})

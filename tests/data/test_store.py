@@ -1,0 +1,248 @@
+"""The store: each image decoded once, in order, and never half a store."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from steadylens import files
+from steadylens.data import store
+from steadylens.data.images import Refusal, fit_array
+from steadylens.data.images import decode as decode_image
+from steadylens.data.sources import ImageIndex, index_arrays, read_index
+from steadylens.data.store import cache_folder, decode, prune
+from steadylens.errors import DataError, ResourceError
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> ImageIndex:
+    """Forty images of different sizes in two classes."""
+    for i in range(40):
+        path = tmp_path / "data" / ("cat", "dog")[i % 2] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (5 + i % 7, 9, 3), dtype=np.uint8)).save(path)
+    return read_index(tmp_path / "data")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("an image was decoded again")
+
+    monkeypatch.setattr(store.images, "decode", fail)
+
+
+def test_row_i_is_image_i(index: ImageIndex) -> None:
+    decoded = decode(index, 8, cache=None)
+    assert (decoded.pixels.shape, decoded.pixels.dtype, decoded.image_size) == ((40, 8, 8, 3), np.uint8, 8)
+    for row, path in enumerate(index.paths):
+        assert np.array_equal(decoded.pixels[row], decode_image(Path(path).read_bytes(), 8))
+    assert decoded.seconds > 0
+    with pytest.raises(ValueError, match="read-only"):
+        decoded.pixels[0] = 0
+
+
+def test_arrays_take_the_same_path(cache: Path) -> None:
+    images = RNG.integers(0, 256, (6, 9, 7), dtype=np.uint8)
+    decoded = decode(index_arrays(images, [0, 1] * 3), 8, cache=cache)
+    assert all(np.array_equal(decoded.pixels[row], fit_array(images[row], 8)) for row in range(6))
+
+
+def test_a_second_call_decodes_nothing(index: ImageIndex, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = decode(index, 8, cache=cache)
+    no_decoding(monkeypatch)
+    second = decode(index, 8, cache=cache)
+    assert second.seconds == 0.0 < first.seconds
+    assert np.array_equal(first.pixels, second.pixels)
+    assert first.folder == second.folder
+    with pytest.raises(ValueError, match="read-only"):
+        second.pixels[0] = 0
+
+
+def test_another_size_content_or_order_is_another_store(index: ImageIndex, cache: Path) -> None:
+    images = RNG.integers(0, 256, (4, 8, 8), dtype=np.uint8)
+    indexes = [index_arrays(images, [0, 1, 0, 1]), index_arrays(images[::-1], [0, 1, 0, 1]), index]
+    folders = {decode(one, size, cache=cache).folder for one in indexes for size in (8, 9)}
+    assert len(folders) == 6
+
+
+def test_progress_ends_at_the_number_of_images(index: ImageIndex, cache: Path) -> None:
+    for _ in range(2):
+        steps: list[tuple[int, int]] = []
+        decode(index, 8, cache=cache, advance=lambda done, n, steps=steps: steps.append((done, n)))  # type: ignore[misc]
+        assert steps[-1] == (40, 40)
+
+
+def test_damaged_and_changed_and_vanished_files_are_refused(index: ImageIndex, cache: Path) -> None:
+    changed, vanished = Path(index.paths[3]), Path(index.paths[5])
+    Image.new("RGB", (4, 4)).save(changed)
+    vanished.unlink()
+    decoded = decode(index, 8, cache=cache)
+    assert {refusal.path: refusal.reason for refusal in decoded.index.refusals} == {
+        "cat/06.png": "changed while being read",
+        "cat/10.png": "could not be opened: No such file or directory",
+    }
+    assert len(decoded.index) == len(decoded.pixels) == 38
+    for row, path in enumerate(decoded.index.paths):
+        assert np.array_equal(decoded.pixels[row], decode_image(Path(path).read_bytes(), 8))
+
+
+def test_a_file_that_was_away_for_a_while_is_tried_again(index: ImageIndex, cache: Path) -> None:
+    away = Path(index.paths[0])
+    content = away.read_bytes()
+    away.unlink()
+    first = decode(index, 8, cache=cache)
+    assert len(first.index) == 39
+    away.write_bytes(content)
+    assert len(decode(index, 8, cache=cache).index) == 40
+    folder = first.folder
+    del first
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_refusals_of_the_decoder_are_kept_with_the_store(tmp_path: Path, index: ImageIndex, cache: Path) -> None:
+    path = tmp_path / "data/dog/damaged.png"
+    path.write_bytes(Path(index.paths[0]).read_bytes()[:-40])
+    index = read_index(tmp_path / "data")
+    assert len(index) == 41
+    first, second = decode(index, 8, cache=cache), decode(index, 8, cache=cache)
+    assert second.seconds == 0.0
+    assert first.index.refusals == second.index.refusals
+    assert [refusal.path for refusal in second.index.refusals] == ["dog/damaged.png"]
+    assert len(second.pixels) == len(second.index) == 40
+
+
+def test_too_few_classes_left_is_an_error_and_leaves_nothing(index: ImageIndex, cache: Path) -> None:
+    for path, label in zip(index.paths, index.labels, strict=True):
+        if label == 0:
+            Path(path).unlink()
+    with pytest.raises(DataError, match="only one class, 'dog'"):
+        decode(index, 8, cache=cache)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_crash_leaves_no_store_under_its_final_name(
+    index: ImageIndex, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def crash(content: bytes, image_size: int) -> np.ndarray | Refusal:
+        calls.append(1)
+        if len(calls) > 20:
+            raise KeyboardInterrupt
+        return decode_image(content, image_size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.images, "decode", crash)
+        patch.setattr(files, "remove", lambda _: None)  # as if the process had been killed
+        with pytest.raises(KeyboardInterrupt):
+            decode(index, 8, cache=cache)
+    assert [path.name.startswith(".unfinished-") for path in cache.iterdir()] == [True]
+    assert len(decode(index, 8, cache=cache).index) == 40
+
+
+@pytest.mark.parametrize("damage", ["cut pixels", "other shape", "no rows", "bad rows"])
+def test_a_damaged_store_is_built_again(index: ImageIndex, cache: Path, damage: str) -> None:
+    first = decode(index, 8, cache=cache)
+    expected = first.pixels.copy()
+    pixels, rows = first.folder / "pixels.npy", first.folder / "rows.json"
+    del first
+    if damage == "cut pixels":
+        os.truncate(pixels, 500)
+    elif damage == "other shape":
+        np.save(pixels, np.zeros((2, 2), np.uint8))
+    elif damage == "no rows":
+        rows.unlink()
+    else:
+        rows.write_text("[1]")
+    again = decode(index, 8, cache=cache)
+    assert again.seconds > 0
+    assert np.array_equal(again.pixels, expected)
+
+
+def test_two_that_build_the_same_store_share_one(
+    index: ImageIndex, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = files.rename
+
+    def rename_after_another(path: Path, target: Path) -> None:
+        shutil.copytree(path, target)
+        real(path, target)
+
+    monkeypatch.setattr(files, "rename", rename_after_another)
+    decoded = decode(index, 8, cache=cache)
+    assert [path.name for path in cache.iterdir()] == [decoded.folder.name]
+    assert decoded.pixels.any()
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_written(
+    index: ImageIndex, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(ResourceError, match="too little space"):
+        decode(index, 8, cache=cache)
+    assert list(cache.iterdir()) == []
+
+
+def test_without_a_cache_the_folder_goes_with_the_store(index: ImageIndex) -> None:
+    decoded = decode(index, 8, cache=None)
+    folder, pixels = decoded.folder, decoded.pixels
+    assert folder.is_dir()
+    del decoded
+    gc.collect()
+    assert not folder.exists()
+    assert pixels.any()  # the pixels themselves stay as long as they are used
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"STEADYLENS_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
+        ({"XDG_CACHE_HOME": "/b"}, "/b/steadylens"),
+        ({"HOME": "/c"}, "/c/.cache/steadylens"),
+    ],
+)
+def test_where_the_cache_lies(variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STEADYLENS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == Path(expected)
+
+
+def test_pruning_removes_what_was_used_longest_ago(index: ImageIndex, cache: Path) -> None:
+    stores = [decode(index, size, cache=cache).folder for size in (8, 9, 10)]
+    for age, folder in zip((300, 200, 100), stores, strict=True):
+        os.utime(folder, (time.time() - age, time.time() - age))
+    decode(index, 8, cache=cache)  # used again: now the newest
+    (cache / "something else").mkdir()
+    size = sum(file.stat().st_size for folder in stores for file in folder.iterdir())
+    assert prune(cache, size) == ()
+    assert prune(cache, size - 1) == (stores[1],)
+    assert prune(cache, 0, keep=[stores[0]]) == (stores[2],)
+    assert sorted(path.name for path in cache.iterdir()) == sorted([stores[0].name, "something else"])
+    assert prune(cache / "nowhere", 0) == ()
+
+
+def test_pruning_removes_what_a_crash_left_a_day_ago(cache: Path) -> None:
+    old, new = cache / ".unfinished-1", cache / ".unfinished-2"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    os.utime(old, (time.time() - 90_000, time.time() - 90_000))
+    assert prune(cache, 0) == (old,)
+    assert new.is_dir()
