@@ -26,7 +26,12 @@ Images = str | Path | Sequence[str | Path] | NDArray[np.uint8]
 
 
 def train(
-    data: str | Path, *, test: str | Path | None = None, out: str | Path | None = None, quiet: bool = False, **options: Any
+    data: str | Path,
+    *,
+    test: str | Path | None = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    **options: Any,  # noqa: ANN401 - each is checked by name
 ) -> pipeline.Run:
     """Do what `steadylens train` does.
 
@@ -135,7 +140,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         else:
             run = Path(self.out)
         done = pipeline.train(read, run, parse(options), command=repr(self), console=Console(quiet=self.quiet))
-        self.run_, self.report_ = done.folder, done.report
+        self.run_: Path | None = done.folder
+        self.report_: dict[str, Any] | None = done.report
         self._use(load(run))
         return self
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import signal
+import sys
 import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
-STARTED = time.perf_counter()  # before the heavy imports, which count towards a budget
+import typer
 
-import json  # noqa: E402
-import shlex  # noqa: E402
-import signal  # noqa: E402
-import sys  # noqa: E402
-import traceback  # noqa: E402
-from pathlib import Path  # noqa: E402
-from types import FrameType  # noqa: E402
-from typing import Annotated, Any, NoReturn  # noqa: E402
+from steadylens import __version__
+from steadylens.errors import ConfigError, SteadylensError
 
-import typer  # noqa: E402
-
-from steadylens import __version__  # noqa: E402
-from steadylens.errors import ConfigError, SteadylensError  # noqa: E402
+STARTED = time.perf_counter()  # the heavy imports, which come later, count towards a budget
 
 app = typer.Typer(
     name="steadylens",
@@ -30,7 +29,9 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing meanwhile.")]
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder of class folders, or of train/, validation/ and test/.")]
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="A folder of class folders, or of train/, validation/ and test/.")
+]
 Model = Annotated[Path, typer.Argument(metavar="RUN|ARTIFACT", help="The folder of a run, or the model/ in it.")]
 
 
@@ -59,11 +60,15 @@ def train(
     out: Annotated[Path | None, _option("Folder of the run. [a new one, named after DATA]")] = None,
     budget: Annotated[str | None, _option("Wall time for everything, such as 90s, 10m, 2h. [10m]")] = None,
     network: Annotated[str | None, _option("auto, keras-blog, cnn-s, cnn-m or cnn-l.")] = None,
-    depth: Annotated[str | None, _option("Number of convolutions: all of keras-blog's, each stage's of the others.")] = None,
+    depth: Annotated[
+        str | None, _option("Number of convolutions: all of keras-blog's, each stage's of the others.")
+    ] = None,
     width: Annotated[str | None, _option("Factor for the neurons of every hidden layer. [1]")] = None,
     image_size: Annotated[str | None, _option("Side to which images are resized, in pixels, or auto.")] = None,
     imbalance: Annotated[str | None, _option("auto, none, class-weights, oversample or logit-adjust.")] = None,
-    minority_augment: Annotated[str | None, _option("auto, off, or 0 to 1: more and stronger copies of rare classes.")] = None,
+    minority_augment: Annotated[
+        str | None, _option("auto, off, or 0 to 1: more and stronger copies of rare classes.")
+    ] = None,
     augment: Annotated[str | None, _option("auto, off, light, medium or strong.")] = None,
     l1: Annotated[str | None, _option("L1 penalty. [0]")] = None,
     l2: Annotated[str | None, _option("L2 penalty (decoupled weight decay), or auto.")] = None,
@@ -75,7 +80,10 @@ def train(
     seed: Annotated[str | None, _option("Of everything random. [0]")] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda.")] = None,
     config: Annotated[Path | None, _option("A TOML file of options.")] = None,
-    settings: Annotated[list[str] | None, _option("Any option by name, also batch_size, learning_rate, averaging, precision, flip.", "--set")] = None,
+    settings: Annotated[
+        list[str] | None,
+        _option("Any option by name, also batch_size, learning_rate, averaging, precision, flip.", "--set"),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -131,7 +139,9 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = 
 @app.command()
 def predict(
     model: Model,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, patterns; - reads one image from stdin.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, patterns; - reads one image from stdin.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Say what images show: one line an image, with the class and its probability."""
@@ -140,13 +150,24 @@ def predict(
     from steadylens.deployment.predictor import load
 
     predictor, refused = load(model), 0
-    piped = (("-", answer) for answer in predictor.predict_bytes([sys.stdin.buffer.read()])) if images == ["-"] else None
+    piped = (
+        (("-", answer) for answer in predictor.predict_bytes([sys.stdin.buffer.read()])) if images == ["-"] else None
+    )
     for path, answer in piped or predictor.predict_files(find_images(images)):
         if isinstance(answer, Refusal):
             refused += 1
-            print_out(json.dumps({"path": str(path), "refusal": answer.reason}) if as_json else f"{path}\trefused\t{answer.reason}")
+            print_out(
+                json.dumps({"path": str(path), "refusal": answer.reason})
+                if as_json
+                else f"{path}\trefused\t{answer.reason}"
+            )
         elif as_json:
-            row = {"path": str(path), "label": answer.label, "class": answer.class_name, "probability": answer.probability}
+            row = {
+                "path": str(path),
+                "label": answer.label,
+                "class": answer.class_name,
+                "probability": answer.probability,
+            }
             print_out(json.dumps({**row, "probabilities": answer.probabilities}))
         else:
             print_out(f"{path}\t{answer.class_name}\t{answer.probability:.4f}")

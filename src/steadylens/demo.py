@@ -21,7 +21,7 @@ from steadylens import files, pipeline
 from steadylens.config import parse
 from steadylens.console import Console
 from steadylens.data.sources import read_index
-from steadylens.report.run_folder import free_name
+from steadylens.report.run_folder import claim, free_name
 
 IMBALANCE = 30.0  # "0" keeps 120 training images, "9" keeps 4
 MOST_TRAINING_IMAGES = 120  # of each class; the rest, about 60 a class, is the balanced test set
@@ -80,7 +80,7 @@ class Outcome:
 def run(out: Path | None, console: Console) -> Outcome:
     """Write the digits as an image folder, and train both recipes on it with the same network, epochs and seed."""
     folder = out or free_name(Path("steadylens-demo"))
-    pipeline.run_folder.claim(folder)
+    claim(folder)
     console.say(f"Writing handwritten digits, made long-tailed, to {folder / 'digits'}")
     _write_digits(folder / "digits")
     runs = {}

@@ -144,7 +144,7 @@ def train(
         validation_logits = logits_of(network, validation.all(), prepared.preprocessing)
         temperature = fit_temperature(validation_logits, validation.labels)
         scores = evaluate(validation_logits, validation.labels, index.classes, temperature, seed=recipe.seed)
-        diagnosis = _diagnose(fitted, training, recipe, scores)
+        diagnosis = _diagnose(fitted, scores)
     with watch.stage("evaluate"), console.stage("Evaluating"):
         test = prepared.part(splits.test)  # here, once
         test_logits = logits_of(network, test.all(), prepared.preprocessing)
@@ -176,7 +176,8 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
     unknown = [name for name in index.classes if name not in loaded.classes]
     if unknown:
         raise DataError(
-            f"{data} has classes that the model does not know: {', '.join(unknown)}. It knows {', '.join(loaded.classes)}."
+            f"{data} has classes that the model does not know: {', '.join(unknown)}. "
+            f"It knows {', '.join(loaded.classes)}."
         )
     with console.stage("Decoding") as advance:
         size = loaded.preprocessing.image_size
@@ -187,7 +188,10 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
         scores = evaluate(logits, labels, loaded.classes, loaded.temperature, seed=0)
     for refusal in store.index.refusals:
         console.say(f"  {refusal.path} was left out: {refusal.reason}")
-    return {**scores, "refusals": [{"path": r.path, "class": r.class_name, "reason": r.reason} for r in store.index.refusals]}
+    return {
+        **scores,
+        "refusals": [{"path": r.path, "class": r.class_name, "reason": r.reason} for r in store.index.refusals],
+    }
 
 
 def prepare(read: Callable[[], ImageIndex], config: Config, console: Console, watch: Stopwatch) -> Prepared:
@@ -232,7 +236,7 @@ def _epoch_done(run: Path, epoch: Epoch, console: Console) -> None:
     )
 
 
-def _diagnose(fitted: Fitted, training: LabelledPixels, recipe: Recipe, scores: dict[str, Any]) -> Diagnosis:
+def _diagnose(fitted: Fitted, scores: dict[str, Any]) -> Diagnosis:
     best = next(row for row in fitted.curve if row.epoch == fitted.best_epoch)
     figure = scores["balanced_accuracy"]
     return diagnose(
@@ -267,7 +271,9 @@ def _pack(
     )
     index = prepared.store.index
     if index.arrays is None:
-        chosen = np.linspace(0, len(prepared.splits.test) - 1, min(VERIFIED_IMAGES, len(prepared.splits.test))).astype(int)
+        chosen = np.linspace(0, len(prepared.splits.test) - 1, min(VERIFIED_IMAGES, len(prepared.splits.test))).astype(
+            int
+        )
         raw = [(read_content(index.paths[prepared.splits.test[i]]), test_logits[i]) for i in chosen]
         predictor.verify(run / "model", [(content, row) for content, row in raw if isinstance(content, bytes)])
 

@@ -45,7 +45,7 @@ def test_a_folder_of_class_folders(tmp_path: Path) -> None:
     assert index.classes == ("cat", "dog")
     assert shown(index) == ["cat/2.png", "cat/nested/1.png", "dog/a.jpg", "dog/b.png"]
     assert index.labels.tolist() == [0, 0, 1, 1]
-    assert (index.labels.dtype, index.widths.dtype) == (np.int64, np.int32)
+    assert (str(index.labels.dtype), str(index.widths.dtype)) == ("int64", "int32")
     assert index.widths.tolist() == [6] * 4
     assert index.heights.tolist() == [4] * 4
     assert index.splits == ("",) * 4
@@ -101,7 +101,7 @@ def test_a_source_that_is_missing_or_a_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read_index(tmp_path / "nowhere")
     (tmp_path / "data.csv").write_text("path,label\n")
-    with pytest.raises(DataError, match="is a file, not a folder. steadylens reads"):
+    with pytest.raises(DataError, match=r"is a file, not a folder. steadylens reads"):
         read_index(tmp_path / "data.csv")
 
 
@@ -197,7 +197,7 @@ def test_no_usable_image_at_all_says_why(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").write_bytes(b"")
-    with pytest.raises(DataError, match="no usable images .*2 images refused, most often because: empty file"):
+    with pytest.raises(DataError, match=r"no usable images .*2 images refused, most often because: empty file"):
         read_index(tmp_path)
 
 
@@ -293,8 +293,8 @@ def test_unusable_test_arrays_are_said() -> None:
 
 def test_numeric_labels_are_ordered_as_numbers_and_text_as_text() -> None:
     images = np.zeros((3, 2, 2), np.uint8)
-    assert index_arrays(images, np.array([10, 2, 1])).classes == ("1", "2", "10")
-    assert index_arrays(images, np.array(["10", "2", "1"])).classes == ("1", "10", "2")
+    assert index_arrays(images, list(np.array([10, 2, 1]))).classes == ("1", "2", "10")
+    assert index_arrays(images, list(np.array(["10", "2", "1"]))).classes == ("1", "10", "2")
 
 
 def test_images_for_prediction_are_found_by_file_folder_and_pattern(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_too_few_images_to_split(sizes: dict[int, int], message: str) -> None:
 
 def test_a_class_without_training_images_is_named() -> None:
     rows = classes_of({0: 9, 1: 2})
-    with pytest.raises(DataError, match="Nothing is left to train on .*: '1'"):
+    with pytest.raises(DataError, match=r"Nothing is left to train on .*: '1'"):
         split(index_of(rows, [""] * 9 + ["test"] * 2), 1)
 
 

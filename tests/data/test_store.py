@@ -11,10 +11,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from steadylens import files
-from steadylens.data import store
+from steadylens.data import images
 from steadylens.data.images import Refusal, fit_array
 from steadylens.data.images import decode as decode_image
 from steadylens.data.sources import ImageIndex, index_arrays, read_index
@@ -39,27 +40,33 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
+def pixels_of(path: str) -> NDArray[np.uint8]:
+    image = decode_image(Path(path).read_bytes(), 8)
+    assert not isinstance(image, Refusal)
+    return image
+
+
 def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("an image was decoded again")
 
-    monkeypatch.setattr(store.images, "decode", fail)
+    monkeypatch.setattr(images, "decode", fail)
 
 
 def test_row_i_is_image_i(index: ImageIndex) -> None:
     decoded = decode(index, 8, cache=None)
-    assert (decoded.pixels.shape, decoded.pixels.dtype, decoded.image_size) == ((40, 8, 8, 3), np.uint8, 8)
+    assert (decoded.pixels.shape, str(decoded.pixels.dtype), decoded.image_size) == ((40, 8, 8, 3), "uint8", 8)
     for row, path in enumerate(index.paths):
-        assert np.array_equal(decoded.pixels[row], decode_image(Path(path).read_bytes(), 8))
+        assert np.array_equal(decoded.pixels[row], pixels_of(path))
     assert decoded.seconds > 0
     with pytest.raises(ValueError, match="read-only"):
         decoded.pixels[0] = 0
 
 
 def test_arrays_take_the_same_path(cache: Path) -> None:
-    images = RNG.integers(0, 256, (6, 9, 7), dtype=np.uint8)
-    decoded = decode(index_arrays(images, [0, 1] * 3), 8, cache=cache)
-    assert all(np.array_equal(decoded.pixels[row], fit_array(images[row], 8)) for row in range(6))
+    shades = RNG.integers(0, 256, (6, 9, 7), dtype=np.uint8)
+    decoded = decode(index_arrays(shades, [0, 1] * 3), 8, cache=cache)
+    assert all(np.array_equal(decoded.pixels[row], fit_array(shades[row], 8)) for row in range(6))
 
 
 def test_a_second_call_decodes_nothing(index: ImageIndex, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +81,8 @@ def test_a_second_call_decodes_nothing(index: ImageIndex, cache: Path, monkeypat
 
 
 def test_another_size_content_or_order_is_another_store(index: ImageIndex, cache: Path) -> None:
-    images = RNG.integers(0, 256, (4, 8, 8), dtype=np.uint8)
-    indexes = [index_arrays(images, [0, 1, 0, 1]), index_arrays(images[::-1], [0, 1, 0, 1]), index]
+    shades = RNG.integers(0, 256, (4, 8, 8), dtype=np.uint8)
+    indexes = [index_arrays(shades, [0, 1, 0, 1]), index_arrays(shades[::-1], [0, 1, 0, 1]), index]
     folders = {decode(one, size, cache=cache).folder for one in indexes for size in (8, 9)}
     assert len(folders) == 6
 
@@ -98,7 +105,7 @@ def test_damaged_and_changed_and_vanished_files_are_refused(index: ImageIndex, c
     }
     assert len(decoded.index) == len(decoded.pixels) == 38
     for row, path in enumerate(decoded.index.paths):
-        assert np.array_equal(decoded.pixels[row], decode_image(Path(path).read_bytes(), 8))
+        assert np.array_equal(decoded.pixels[row], pixels_of(path))
 
 
 def test_a_file_that_was_away_for_a_while_is_tried_again(index: ImageIndex, cache: Path) -> None:
@@ -148,7 +155,7 @@ def test_a_crash_leaves_no_store_under_its_final_name(
         return decode_image(content, image_size)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.images, "decode", crash)
+        patch.setattr(images, "decode", crash)
         patch.setattr(files, "remove", lambda _: None)  # as if the process had been killed
         with pytest.raises(KeyboardInterrupt):
             decode(index, 8, cache=cache)

@@ -85,7 +85,15 @@ def _move(images: Tensor, policy: Augmentation, strength: Tensor, generator: tor
     angle = _symmetric(n, generator) * strength * math.radians(policy.rotate)
     zoom = torch.exp(_symmetric(n, generator) * strength * math.log1p(policy.scale))
     theta = torch.stack(
-        [zoom * mirror * angle.cos(), -zoom * angle.sin(), shift_x, zoom * mirror * angle.sin(), zoom * angle.cos(), shift_y], 1
+        [
+            zoom * mirror * angle.cos(),
+            -zoom * angle.sin(),
+            shift_x,
+            zoom * mirror * angle.sin(),
+            zoom * angle.cos(),
+            shift_y,
+        ],
+        1,
     )
     grid = F.affine_grid(theta.view(n, 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
@@ -109,9 +117,7 @@ def _reflect(position: Tensor, side: int) -> Tensor:
 
 def _recolour(images: Tensor, amount: Tensor, generator: torch.Generator) -> Tensor:
     n = len(images)
-    contrast, saturation, brightness = (
-        (_symmetric(n, generator) * amount).view(n, 1, 1, 1) for _ in range(3)
-    )
+    contrast, saturation, brightness = ((_symmetric(n, generator) * amount).view(n, 1, 1, 1) for _ in range(3))
     grey = images.mean(1, keepdim=True)
     return (grey + (images - grey) * (1 + saturation)) * (1 + contrast) + brightness
 

@@ -27,6 +27,7 @@ class LabelledPixels:
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
+        """How many images there are."""
         return len(self.rows)
 
     def all(self) -> NDArray[np.uint8]:

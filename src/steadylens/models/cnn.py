@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
@@ -71,7 +70,14 @@ class StagedCNN(nn.Module):
         inputs = 3
         for i in range(max(1, halvings)):
             stem += [
-                nn.Conv2d(inputs, channels[0] // 2 if halvings else 24, 3, padding=1, stride=2 if i < halvings else 1, bias=False),
+                nn.Conv2d(
+                    inputs,
+                    channels[0] // 2 if halvings else 24,
+                    3,
+                    padding=1,
+                    stride=2 if i < halvings else 1,
+                    bias=False,
+                ),
                 nn.BatchNorm2d(channels[0] // 2 if halvings else 24),
                 nn.ReLU(),
             ]

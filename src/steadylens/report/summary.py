@@ -34,9 +34,8 @@ def scores_table(scores: Mapping[str, Any]) -> str:
         label = name.replace("_", " ")
         if name == "worst_class_recall":
             label += f" ({scores['worst_class']})"
-        lines.append(
-            f"  {label:<32} {_shown(name, figure['value'])}  [{_shown(name, figure['low'])}, {_shown(name, figure['high'])}]"
-        )
+        value, low, high = (_shown(name, figure[key]) for key in ("value", "low", "high"))
+        lines.append(f"  {label:<32} {value}  [{low.strip()}, {high.strip()}]")
     known = [row for row in scores["per_class"] if row["recall"] is not None]
     known.sort(key=lambda row: row["recall"])
     lines.append(

@@ -82,9 +82,7 @@ def log_prior(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     return prior
 
 
-def loss_of(
-    logits: Tensor, labels: Tensor, weights: Tensor, offsets: Tensor, label_smoothing: float
-) -> Tensor:
+def loss_of(logits: Tensor, labels: Tensor, weights: Tensor, offsets: Tensor, label_smoothing: float) -> Tensor:
     """The loss of each image, (n,): cross-entropy of the offset logits, times the class's weight.
 
     Args:

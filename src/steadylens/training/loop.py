@@ -170,7 +170,7 @@ def train_epoch(training: Training, clock: Clock) -> tuple[float, str]:
         if share < 1.0:
             loss = share * loss + (1 - share) * loss_of(logits, partners, weights, offsets, recipe.label_smoothing)
         training.optimizer.zero_grad()
-        loss.mean().backward()
+        loss.mean().backward()  # type: ignore[no-untyped-call]
         step(training.optimizer, learning_rate)
         if recipe.l1:
             shrink(regularized(network), learning_rate * recipe.l1)

@@ -1,4 +1,7 @@
-"""Against overfitting: L1, mixing of images, averaging of weights (L2 lives in the optimizer, dropout in the network)."""
+"""Against overfitting: L1, mixing of images, averaging of weights.
+
+L2 lives in the optimizer, dropout in the network, early stopping in a module of its own.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def mix(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, flo
 
 
 class WeightAverage:
-    """An exponential moving average of a network's weights and norms (Polyak & Juditsky 1992; Tarvainen & Valpola 2017).
+    """An exponential moving average of a network's weights and norms (Tarvainen & Valpola 2017).
 
     The average begins as the weights themselves and forgets faster at the start, so that it is good from the first
     epoch on.

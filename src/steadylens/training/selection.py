@@ -1,9 +1,10 @@
-"""From what was asked for to what will be done: every "auto" is resolved by a measurement or a rule, with its reason."""
+"""From what was asked for to what will be done: every "auto" resolved by a measurement or a rule, with its reason."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -91,7 +92,7 @@ def select(
         config, len(classes), train, preprocessing, device, values["precision"], seconds
     )
     values["flip"], why["flip"] = _flip(config.flip, train, validation)
-    rules = _rules(config, values["network"], np.bincount(train.labels, minlength=len(classes)), epochs, seconds)
+    rules = _rules(values["network"], np.bincount(train.labels, minlength=len(classes)), epochs, seconds)
     for name, (value, reason) in rules.items():
         asked = getattr(config, name)
         values[name], why[name] = (asked, "given") if asked != "auto" else (value, reason)
@@ -105,9 +106,7 @@ def select(
     return Selection(Recipe(**values), why, per_image)
 
 
-def _rules(
-    config: Config, network: str, counts: NDArray[np.int64], epochs: float, seconds: float | None
-) -> dict[str, tuple[Any, str]]:
+def _rules(network: str, counts: NDArray[np.int64], epochs: float, seconds: float | None) -> dict[str, tuple[Any, str]]:
     """What "auto" comes to for the fields that follow from a rule: value and reason."""
     factor = counts.max() / counts.min()
     blog = network == "keras-blog"
@@ -173,7 +172,7 @@ def measure_speed(
     def step() -> None:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             logits = network(images)
-        torch.nn.functional.cross_entropy(logits.float(), targets).backward()
+        torch.nn.functional.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
 
     def predict() -> None:
         with torch.inference_mode():
@@ -182,7 +181,7 @@ def measure_speed(
     return len(images) / _time(step, device), _time(predict, device) / len(images)
 
 
-def _time(call: Any, device: str) -> float:  # noqa: ANN401 - a function of no arguments
+def _time(call: Callable[[], object], device: str) -> float:
     """Seconds of one call, the first left out: the fastest of three, or of fewer where they are slow."""
     best = math.inf
     call()
@@ -201,7 +200,7 @@ def choose_precision(asked: str, device: str) -> tuple[str, str]:
     """fp32 or bf16, by timing one convolution of fixed shape in both, forward and backward."""
     if asked != "auto":
         return asked, "given"
-    convolution = torch.nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convolution = torch.nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)
     images = torch.ones(64, 64, 16, 16, device=device).to(memory_format=torch.channels_last)
 
     def step(enabled: bool) -> None:
