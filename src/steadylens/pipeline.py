@@ -141,25 +141,25 @@ def train(
             on_epoch=lambda epoch: _epoch_done(run, epoch, console),
         )
     with watch.stage("calibrate"), console.stage("Calibrating"):
-        validation_logits = logits_of(network, validation.all(), prepared.preprocessing)
+        validation_logits = logits_of(network, validation, prepared.preprocessing)
         temperature = fit_temperature(validation_logits, validation.labels)
         scores = evaluate(validation_logits, validation.labels, index.classes, temperature, seed=recipe.seed)
         diagnosis = _diagnose(fitted, scores)
     with watch.stage("evaluate"), console.stage("Evaluating"):
         test = prepared.part(splits.test)  # here, once
-        test_logits = logits_of(network, test.all(), prepared.preprocessing)
+        test_logits = logits_of(network, test, prepared.preprocessing)
         test_scores = evaluate(test_logits, test.labels, index.classes, temperature, seed=recipe.seed)
     with watch.stage("pack"), console.stage("Packing"):
-        _pack(run, prepared, recipe, fitted, temperature, {"validation": scores, "test": test_scores}, test_logits)
+        _pack(run, prepared, recipe, fitted, temperature, {"validation": scores, "test": test_scores})
     with watch.stage("report"), console.stage("Reporting"):
         probabilities = apply_temperature(test_logits, temperature)
         paths = [index.paths[i] for i in splits.test]
-        chosen = choose_examples(test.all(), paths, test.labels, probabilities, index.classes, seed=recipe.seed)
+        chosen = choose_examples(test, paths, test.labels, probabilities, index.classes, seed=recipe.seed)
         save_examples(run, chosen)
         report = _report(command, prepared, selection, fitted, diagnosis, scores, test_scores, watch)
         run_folder.write_report(run, report)
         write_page(run)
-    for removed in prune(cache_folder(), CACHE_CEILING_BYTES):
+    for removed in prune(cache_folder(), CACHE_CEILING_BYTES, keep=[prepared.store.folder]):
         console.say(f"  removed {removed}, the decoded images longest unused, to keep the cache within bounds")
     return Run(run, report)
 
@@ -206,7 +206,7 @@ def prepare(read: Callable[[], ImageIndex], config: Config, console: Console, wa
         splits = split(store.index, config.seed)
     for text in (*(f.text for f in findings), *splits.notes):
         console.say(f"  {text}")
-    sample = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0).all() / 255.0
+    sample = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0)[:] / 255.0
     mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2)).clip(min=1e-3)
     preprocessing = Preprocessing(image_size, _three(mean), _three(std))
     return Prepared(store, findings, splits, preprocessing, size_reason)
@@ -250,15 +250,9 @@ def _diagnose(fitted: Fitted, scores: dict[str, Any]) -> Diagnosis:
 
 
 def _pack(
-    run: Path,
-    prepared: Prepared,
-    recipe: Recipe,
-    fitted: Fitted,
-    temperature: float,
-    scores: dict[str, Any],
-    test_logits: NDArray[np.float32],
+    run: Path, prepared: Prepared, recipe: Recipe, fitted: Fitted, temperature: float, scores: dict[str, Any]
 ) -> None:
-    """Write the artifact, and prove on raw test files that it answers as the trained network did."""
+    """Write the artifact, and prove on raw test files that it answers as the trained network does."""
     artifact.pack(
         run / "model",
         fitted.network,
@@ -269,13 +263,15 @@ def _pack(
         scores=scores,
         recipe=contents.recipe_block(recipe),
     )
-    index = prepared.store.index
+    index, rows = prepared.store.index, prepared.splits.test
     if index.arrays is None:
-        chosen = np.linspace(0, len(prepared.splits.test) - 1, min(VERIFIED_IMAGES, len(prepared.splits.test))).astype(
-            int
-        )
-        raw = [(read_content(index.paths[prepared.splits.test[i]]), test_logits[i]) for i in chosen]
-        predictor.verify(run / "model", [(content, row) for content, row in raw if isinstance(content, bytes)])
+        chosen = rows[np.linspace(0, len(rows) - 1, min(VERIFIED_IMAGES, len(rows))).astype(int)]
+        network = fitted.network.cpu()  # where an artifact is loaded: another device rounds in another way
+        logits = logits_of(network, prepared.store.pixels[chosen], prepared.preprocessing)
+        files = [(read_content(index.paths[row]), logits[i]) for i, row in enumerate(chosen)]
+        readable = [(content, expected) for content, expected in files if isinstance(content, bytes)]
+        if readable:  # files may have gone since they were decoded
+            predictor.verify(run / "model", readable)
 
 
 def _report(

@@ -30,9 +30,9 @@ class LabelledPixels:
         """How many images there are."""
         return len(self.rows)
 
-    def all(self) -> NDArray[np.uint8]:
-        """The pixels of every image, (n, side, side, 3)."""
-        return self.pixels[self.rows]
+    def __getitem__(self, which: slice | int | np.integer) -> NDArray[np.uint8]:
+        """A copy of the pixels of some of the images, (n, side, side, 3), or of one, (side, side, 3)."""
+        return np.array(self.pixels[self.rows[which]])
 
     def take(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """The pixels and labels at some positions."""

@@ -7,13 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from steadylens.data.batches import to_input
+from steadylens.data.batches import LabelledPixels, to_input
 from steadylens.data.images import Preprocessing
 
 
 def logits_of(
     network: nn.Module,
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[np.uint8] | LabelledPixels,
     preprocessing: Preprocessing,
     *,
     batch_size: int = 256,
@@ -23,7 +23,7 @@ def logits_of(
 
     Args:
         network: on any device; left in the mode in which it came.
-        pixels: uint8, (n, image_size, image_size, 3).
+        pixels: uint8, (n, image_size, image_size, 3); only one batch of them is in memory at a time.
         preprocessing: with which the network was trained.
         batch_size: images at a time.
         precision: "fp32", or "bf16" for figures that only guide a training.
@@ -37,7 +37,7 @@ def logits_of(
     chunks: list[NDArray[np.float32]] = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for start in range(0, len(pixels), batch_size):
-            batch = np.ascontiguousarray(pixels[start : start + batch_size])
+            batch = np.array(pixels[start : start + batch_size])  # a copy, since torch wants to own its memory
             images = to_input(batch, preprocessing.mean, preprocessing.std).to(device)
             chunks.append(network(images).float().cpu().numpy())
     network.train(was_training)

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from steadylens.data.batches import LabelledPixels
 from steadylens.report.page import Example
 
 MOST = 12  # of each kind: two rows on a wide page
 
 
 def choose_examples(
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[np.uint8] | LabelledPixels,
     paths: Sequence[str],
     labels: NDArray[np.int64],
     probabilities: NDArray[np.float64],

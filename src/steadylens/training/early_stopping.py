@@ -20,10 +20,10 @@ def tempered_log_loss(logits: NDArray[np.float32], labels: NDArray[np.int64]) ->
 
 
 class BestWeights:
-    """The weights with the lowest figure so far, and how long ago that was.
+    """The weights to keep: those with the lowest figure so far, and how long ago that was.
 
     Args:
-        patience: epochs without a better figure after which to stop; 0 never stops.
+        patience: epochs without a better figure after which to stop; 0 neither stops nor chooses, but keeps the last.
     """
 
     def __init__(self, patience: int) -> None:
@@ -33,8 +33,8 @@ class BestWeights:
         self._weights: dict[str, Tensor] = {}
 
     def offer(self, network: nn.Module, figure: float, epoch: int) -> None:
-        """Keep the network's weights where `figure` is the lowest so far."""
-        if figure < self.figure:
+        """Keep the network's weights where `figure` is the lowest so far, or where nothing is to be chosen."""
+        if figure < self.figure or not self.patience:
             self.figure, self.epoch = figure, epoch
             self._weights = {name: t.detach().clone() for name, t in network.state_dict().items()}
 

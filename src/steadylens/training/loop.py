@@ -237,7 +237,7 @@ def _measure(
 ) -> Epoch:
     """Measure the network as it stands, without augmentation, on a part of its training images and on validation."""
     seen, unseen = (
-        logits_of(training.network, part.all(), training.preprocessing, precision=training.recipe.precision)
+        logits_of(training.network, part, training.preprocessing, precision=training.recipe.precision)
         for part in (sample, validation)
     )
     classes = len(training.recipe.classes)

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""steadylens beside the Keras tutorial: accuracy in a given time, and images a second on the tutorial's own network.
+
+peers.py accuracy DATA [--test DIR] [--budget 200s] [--seeds 0 1 2] [--keras PYTHON] [--options "--image-size 64"]
+peers.py speed DATA --test DIR --keras PYTHON [--epochs 5] [--repeats 3]
+
+PYTHON is the interpreter of an environment with `tensorflow-cpu keras scikit-learn pillow`; without it only steadylens
+runs. Commands run one after another, in turn where two are compared, so that a drift of the machine hits both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+PEER = Path(__file__).with_name("keras_peer.py")
+
+
+def ours(data: Path, test: Path | None, words: list[str]) -> dict[str, Any]:
+    """One whole `steadylens train`, in the peer's terms."""
+    with tempfile.TemporaryDirectory() as folder:
+        given = ["--test", str(test)] if test else []
+        command = [sys.executable, "-m", "steadylens.cli", "train", str(data), *given, "--out", f"{folder}/run", *words]
+        begin = time.perf_counter()
+        # A cache of its own: every command decodes its images, as the peer does.
+        environment = {**os.environ, "STEADYLENS_CACHE": f"{folder}/cache"}
+        answer = subprocess.run(
+            [*command, "--json", "--quiet"], check=True, capture_output=True, text=True, env=environment
+        )
+        seconds = time.perf_counter() - begin
+    report = json.loads(answer.stdout)
+    return {
+        "balanced_accuracy": report["test"]["balanced_accuracy"]["value"],
+        "worst_class_recall": report["test"]["worst_class_recall"]["value"],
+        "ece": report["test"]["ece"]["value"],
+        "epochs": report["training"]["epochs"],
+        "images_per_second": report["training"]["images_per_second"],
+        "seconds": seconds,
+        "network": report["selection"]["chosen"]["network"],
+    }
+
+
+def keras(python: str, data: Path, test: Path, words: list[str]) -> dict[str, Any]:
+    """One run of the peer."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    command = [python, str(PEER), str(data), "--test", str(test), *words]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    result: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    return result
+
+
+def mean(results: list[dict[str, Any]], name: str) -> float:
+    """The mean of one figure over runs that have it."""
+    return statistics.mean(float(r[name]) for r in results)
+
+
+def show(name: str, results: list[dict[str, Any]]) -> None:
+    """Print one row of the accuracy table."""
+    balanced, worst = (
+        ", ".join(f"{100 * r[key]:.1f}" for r in results) for key in ("balanced_accuracy", "worst_class_recall")
+    )
+    ece = f"{100 * mean(results, 'ece'):.1f}" if "ece" in results[0] else "-"
+    print(
+        f"| {name} | **{100 * mean(results, 'balanced_accuracy'):.1f}** ({balanced}) "
+        f"| {100 * mean(results, 'worst_class_recall'):.1f} ({worst}) | {ece} "
+        f"| {mean(results, 'seconds'):.0f} | {mean(results, 'epochs'):.0f} "
+        f"| {mean(results, 'images_per_second'):,.0f} |",
+        flush=True,
+    )
+
+
+def accuracy(a: argparse.Namespace) -> None:
+    """Balanced accuracy in a given time, each seed of both in turn."""
+    print("| | balanced accuracy, % | worst class, % | ECE, % | seconds | epochs | images/s |\n" + "|---" * 7 + "|")
+    mine: list[dict[str, Any]] = []
+    theirs: list[dict[str, Any]] = []
+    for seed in a.seeds:
+        mine.append(ours(a.data, a.test, ["--budget", a.budget, "--seed", str(seed), *shlex.split(a.options)]))
+        if a.keras:
+            theirs.append(keras(a.keras, a.data, a.test, ["--seed", str(seed)]))
+    show(f"steadylens --budget {a.budget} {a.options} ({mine[0]['network']})", mine)
+    if theirs:
+        show("Keras tutorial", theirs)
+
+
+def speed(a: argparse.Namespace) -> None:
+    """Training images a second on the tutorial's CNN: ours and theirs in turn, and the ratio pair by pair."""
+    words = ["--network", "keras-blog", "--epochs", str(a.epochs), "--augment", "off", "--imbalance", "class-weights"]
+    ratios = []
+    print("| repeat | steadylens, images/s | Keras (TensorFlow), images/s | ratio |\n|---|---|---|---|")
+    for repeat in range(a.repeats):
+        mine = ours(a.data, a.test, [*words, "--set", f"batch_size={a.batch_size}"])["images_per_second"]
+        peer = ["--epochs", str(a.epochs), "--patience", "1000", "--batch-size", str(a.batch_size)]
+        theirs = keras(a.keras, a.data, a.test, peer)["images_per_second"]
+        ratios.append(mine / theirs)
+        print(f"| {repeat + 1} | {mine:,.0f} | {theirs:,.0f} | {ratios[-1]:.2f} |", flush=True)
+    print(f"| median | | | **{statistics.median(ratios):.2f}** |")
+
+
+def main() -> None:
+    """Parse and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("accuracy")
+    one.add_argument("data", type=Path)
+    one.add_argument("--test", type=Path)
+    one.add_argument("--budget", default="200s")
+    one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    one.add_argument("--keras")
+    one.add_argument("--options", default="")
+    one.set_defaults(run=accuracy)
+    other = commands.add_parser("speed")
+    other.add_argument("data", type=Path)
+    other.add_argument("--test", type=Path, required=True)
+    other.add_argument("--keras", required=True)
+    other.add_argument("--epochs", type=int, default=5)
+    other.add_argument("--repeats", type=int, default=3)
+    other.add_argument("--batch-size", type=int, default=64)
+    other.set_defaults(run=speed)
+    a = parser.parse_args()
+    a.run(a)
+
+
+if __name__ == "__main__":
+    main()
