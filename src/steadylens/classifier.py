@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from steadylens import pipeline
+from steadylens import files, pipeline
 from steadylens.config import parse
 from steadylens.console import Console
 from steadylens.data.sources import ImageIndex, index_arrays, index_paths, read_index
@@ -57,7 +57,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     folder that keeps the run with its report; None keeps it only as long as this object.
 
     Attributes:
-        classes_: names of the classes, in the order of `predict_proba`'s columns.
+        classes_: the classes, in the order of `predict_proba`'s columns: the values that `fit` was given as labels, of
+            their own type. An artifact holds names only, so they are text after `load` and for a folder.
         report_: what report.json of the run says.
         run_: folder of the run; None where the classifier was loaded from an artifact.
     """
@@ -126,29 +127,34 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             X: a folder of class folders; or paths; or uint8 of shape (n, height, width, 3) or (n, height, width).
-            y: (n,) labels; None where X is a folder, whose class folders are the labels.
+            y: (n,) labels, text or numbers; None where X is a folder, whose class folders are the labels.
             test: a folder, or for arrays a pair of images and labels, to test on instead of a part of X.
 
         Raises:
             SteadylensError: see `errors`.
         """
         options = {name: value for name, value in self.get_params().items() if name not in {"out", "quiet"}}
-        read = self._reader(X, y, test)
+        config, labels = parse(options), _labels(y)
+        read = self._reader(X, labels, test)
         if self.out is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="steadylens-")
-            run = Path(self._folder.name) / "run"
+            folder = files.temporary_folder("steadylens-")
+            weakref.finalize(self, files.remove, folder)
+            run = folder / "run"
         else:
             run = Path(self.out)
-        done = pipeline.train(read, run, parse(options), command=repr(self), console=Console(quiet=self.quiet))
+        shown = repr(str(X)) if isinstance(X, str | Path) else f"<{len(X)} images>, <labels>"
+        call = f"{self!r}.fit({shown})"
+        done = pipeline.train(read, run, config, command=call, console=Console(quiet=self.quiet))
         self.run_: Path | None = done.folder
         self.report_: dict[str, Any] | None = done.report
-        self._use(load(run))
+        self._use(load(run), labels)
         return self
 
-    def predict(self, X: Images) -> NDArray[np.str_]:  # noqa: N803 - scikit-learn's name
-        """The most probable class of each image, (n,)."""
-        names: NDArray[np.str_] = self.classes_[self.predict_proba(X).argmax(1)]
-        return names
+    def predict(self, X: Images) -> NDArray[Any]:  # noqa: N803 - scikit-learn's name
+        """The most probable of `classes_` for each image, (n,)."""
+        probabilities = self.predict_proba(X)  # before classes_, since it says where nothing was trained
+        chosen: NDArray[Any] = self.classes_[probabilities.argmax(1)]
+        return chosen
 
     def predict_proba(self, X: Images) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's name
         """The calibrated probability of each class, (n, classes).
@@ -157,14 +163,14 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DataError: an image cannot be read; all such are named.
         """
         check_is_fitted(self, "classes_")
-        if isinstance(X, np.ndarray) and X.dtype.kind not in "US":
+        if _is_pixels(X):
             return self.predictor_.probabilities_of_arrays(X)
         answers = list(self.predictor_.predict_files(_paths(X)))
         refused = [f"{path}: {answer.reason}" for path, answer in answers if not isinstance(answer, Prediction)]
         if refused:
             raise DataError("Some images could not be read; leave them out:\n" + "\n".join(refused))
-        rows = [[a.probabilities[c] for c in self.classes_] for _, a in answers if isinstance(a, Prediction)]
-        return np.array(rows)
+        rows = [list(answer.probabilities.values()) for _, answer in answers if isinstance(answer, Prediction)]
+        return np.array(rows, np.float64).reshape(len(rows), len(self.classes_))
 
     def score(
         self,
@@ -181,16 +187,20 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         if sample_weight is not None:
             raise ConfigError("score takes no sample_weight: every class counts the same.")
-        if y is None:
+        check_is_fitted(self, "classes_")
+        labels = _labels(y)
+        if labels is None:
             index = read_index(_folder(X))
-            X, y = list(index.paths), [index.classes[i] for i in index.labels]  # noqa: N806 - scikit-learn's name
-        predicted = self.predict(X)
-        numbers = {name: number for number, name in enumerate(self.classes_)}
-        unknown = sorted({str(label) for label in y} - set(numbers))
+            X, labels = list(index.paths), [index.classes[i] for i in index.labels]  # noqa: N806 - scikit-learn's name
+        probabilities = self.predict_proba(X)
+        if len(labels) != len(probabilities):
+            raise DataError(f"There are {len(probabilities)} images and {len(labels)} labels. Give one label for each.")
+        numbers = {name: number for number, name in enumerate(self.predictor_.classes)}
+        unknown = sorted({str(label) for label in labels} - set(numbers))
         if unknown:
             raise DataError(f"The classifier does not know the classes {', '.join(unknown)}.")
-        truth = np.array([numbers[str(label)] for label in y])
-        return balanced_accuracy(truth, np.array([numbers[name] for name in predicted]), len(numbers))
+        truth = np.array([numbers[str(label)] for label in labels])
+        return balanced_accuracy(truth, probabilities.argmax(1), len(numbers))
 
     def save(self, folder: str | Path) -> None:
         """Write the artifact to a folder, in place of one that is there.
@@ -219,27 +229,50 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ArtifactError: there is none, or it is damaged.
         """
         classifier = cls()
-        classifier._use(load(path))
+        classifier._use(load(path), None)
         classifier.run_, classifier.report_ = None, None
         return classifier
 
-    def _use(self, predictor: Predictor) -> None:
+    def _use(self, predictor: Predictor, labels: list[Any] | None) -> None:
+        own = {str(label): label for label in labels or predictor.classes}
         self.predictor_ = predictor
-        self.classes_ = np.array(predictor.classes)
+        self.classes_ = np.array([own[name] for name in predictor.classes])
 
     @staticmethod
-    def _reader(images: Images, labels: Any, test: Any) -> Callable[[], ImageIndex]:  # noqa: ANN401 - see fit
+    def _reader(images: Images, labels: list[Any] | None, test: Any) -> Callable[[], ImageIndex]:  # noqa: ANN401
         if isinstance(images, str | Path):
             if labels is not None:
                 raise ConfigError("A folder's labels are the names of its class folders: leave y out.")
             return lambda: read_index(images, test=test)
         if labels is None:
             raise ConfigError("Paths and arrays need labels: give y, one label an image.")
-        if isinstance(images, np.ndarray) and images.dtype.kind not in "US":
-            return lambda: index_arrays(images, list(labels), test=test)
+        if _is_pixels(images):
+            pair = None if test is None else _pair(test)
+            return lambda: index_arrays(images, labels, test=pair)
         if test is not None:
             raise ConfigError("With a list of paths, test is not supported: give a folder or arrays.")
-        return lambda: index_paths([Path(p) for p in images], list(labels))
+        paths = _paths(images)
+        return lambda: index_paths(paths, labels)
+
+
+def _labels(y: Any) -> list[Any] | None:  # noqa: ANN401 - whatever NumPy takes for an array
+    """The labels, of one type where NumPy finds one for all of them."""
+    if y is None:
+        return None
+    labels = np.asarray(y)
+    if labels.ndim != 1:
+        raise DataError(f"y must be one label an image, of shape (n,). Got the shape {labels.shape} instead.")
+    return list(labels)
+
+
+def _pair(test: Any) -> tuple[NDArray[np.uint8], list[Any]]:  # noqa: ANN401 - checked here
+    if not (isinstance(test, tuple) and len(test) == 2 and _is_pixels(test[0]) and test[1] is not None):
+        raise ConfigError("With arrays, test must be a pair (images, labels) of the same kind.")
+    return test[0], _labels(test[1]) or []
+
+
+def _is_pixels(images: object) -> TypeGuard[NDArray[np.uint8]]:
+    return isinstance(images, np.ndarray) and images.dtype.kind not in "USO"
 
 
 def _folder(images: Images) -> Path:
@@ -250,5 +283,10 @@ def _folder(images: Images) -> Path:
 
 def _paths(images: Images) -> list[Path]:
     if isinstance(images, str | Path):
-        return [Path(p) for p in read_index(images).paths]
-    return [Path(p) for p in images]
+        return [Path(path) for path in read_index(images).paths]
+    wrong = [type(path).__name__ for path in images if not isinstance(path, str | Path)]
+    if wrong:
+        raise ConfigError(
+            f"X must be a folder, paths or an array of uint8. Got a sequence with {wrong[0]} in it instead."
+        )
+    return [Path(path) for path in images]

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from steadylens import __version__
-from steadylens.errors import ConfigError, SteadylensError
+from steadylens.errors import ConfigError, DataError, ResourceError, SteadylensError
 
 STARTED = time.perf_counter()  # the heavy imports, which come later, count towards a budget
 
@@ -24,11 +24,12 @@ app = typer.Typer(
     help="Turn a folder of labelled images into a classifier that you can trust and deploy.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would take the defaults in square brackets for markup and drop them
     add_completion=False,
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing meanwhile.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result and errors only.")]
 Data = Annotated[
     Path, typer.Argument(metavar="DATA", help="A folder of class folders, or of train/, validation/ and test/.")
 ]
@@ -128,11 +129,17 @@ def evaluate(model: Model, data: Data, as_json: Json = False, quiet: Quiet = Fal
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = False) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """(Re)write a run's report.html from what is in the run."""
+    from steadylens.console import Console
     from steadylens.report.page import write_page
 
-    page = write_page(run)
+    with Console(quiet=quiet).stage("Writing the report"):
+        page = write_page(run)
     print_out(json.dumps({"report": str(page)}) if as_json else str(page))
 
 
@@ -143,45 +150,35 @@ def predict(
         list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, patterns; - reads one image from stdin.")
     ],
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Say what images show: one line an image, with the class and its probability."""
-    from steadylens.data.images import Refusal
+    from steadylens.console import Console
     from steadylens.data.sources import find_images
-    from steadylens.deployment.predictor import load
+    from steadylens.deployment.predictor import Prediction, load
+    from steadylens.report.summary import answer_line, answer_row
 
     predictor, refused = load(model), 0
-    piped = (
-        (("-", answer) for answer in predictor.predict_bytes([sys.stdin.buffer.read()])) if images == ["-"] else None
-    )
-    for path, answer in piped or predictor.predict_files(find_images(images)):
-        if isinstance(answer, Refusal):
-            refused += 1
-            print_out(
-                json.dumps({"path": str(path), "refusal": answer.reason})
-                if as_json
-                else f"{path}\trefused\t{answer.reason}"
-            )
-        elif as_json:
-            row = {
-                "path": str(path),
-                "label": answer.label,
-                "class": answer.class_name,
-                "probability": answer.probability,
-            }
-            print_out(json.dumps({**row, "probabilities": answer.probabilities}))
-        else:
-            print_out(f"{path}\t{answer.class_name}\t{answer.probability:.4f}")
+    if images == ["-"]:
+        answers = (("-", answer) for answer in predictor.predict_bytes([sys.stdin.buffer.read()]))
+    else:
+        answers = ((str(path), answer) for path, answer in predictor.predict_files(find_images(images)))
+    for path, answer in answers:
+        refused += not isinstance(answer, Prediction)
+        print_out(json.dumps(answer_row(path, answer)) if as_json else answer_line(path, answer))
     if refused:
-        typer.echo(f"{refused} could not be read.", err=True)
-        raise typer.Exit(3)
+        Console(quiet=quiet).say(f"{refused} could not be read.")
+        raise typer.Exit(DataError.exit_code)
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
     """Tell what this machine has, what will be used, and what is missing."""
     from steadylens import diagnostics
+    from steadylens.console import Console
 
-    found = diagnostics.examine()
+    with Console(quiet=quiet).stage("Looking"):
+        found = diagnostics.examine()
     print_out(json.dumps(found) if as_json else diagnostics.text(found))
 
 
@@ -192,20 +189,31 @@ def main() -> NoReturn:
     try:
         app()
     except SteadylensError as error:
-        typer.echo(f"steadylens: {error}", err=True)
-        sys.exit(error.exit_code)
+        _leave(str(error), error.exit_code)
     except _Interrupted as interruption:
-        typer.echo("steadylens: interrupted. The run is incomplete: remove its folder and start again.", err=True)
-        sys.exit(interruption.exit_code)
-    except Exception:  # the last resort: whatever else gets here is ours
+        _leave("interrupted. A run that was being made is incomplete: remove its folder.", interruption.exit_code)
+    except Exception as error:  # the last resort: whatever else gets here is ours
+        if _is_out_of_memory(error):
+            advice = "take a smaller batch_size, image size, width or network, or a machine with more"
+            _leave(f"there is too little memory ({error}): {advice}.", ResourceError.exit_code)
         traceback.print_exc()
-        typer.echo(
-            f"steadylens {__version__}: this is a bug in steadylens. Please report it with the lines above, "
-            "the command, and what `steadylens doctor` prints.",
-            err=True,
+        _leave(
+            f"version {__version__} has a bug. Please report it with the lines above, the command, "
+            "and what `steadylens doctor` prints.",
+            SteadylensError.exit_code,
         )
-        sys.exit(1)
     sys.exit(0)
+
+
+def _leave(message: str, exit_code: int) -> NoReturn:
+    typer.echo(f"steadylens: {message}", err=True)
+    sys.exit(exit_code)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or torch ran out of memory; torch says so by a plain RuntimeError on the CPU."""
+    told = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in told))
 
 
 class _Interrupted(BaseException):

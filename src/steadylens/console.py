@@ -24,7 +24,7 @@ class Console:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._rich = RichConsole(stderr=True, quiet=quiet, highlight=False)
+        self._rich = RichConsole(stderr=True, quiet=quiet, highlight=False, emoji=False)
 
     def say(self, text: str) -> None:
         """Write one message, wrapped on a terminal only; what looks like markup in it stays as it is."""

@@ -17,7 +17,7 @@ from steadylens.config import Recipe
 from steadylens.data.audit import Finding
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
-from steadylens.errors import ConfigError, DataError
+from steadylens.errors import ConfigError
 from steadylens.report.contents import curve_row, recipe_block
 from steadylens.training.loop import Epoch
 
@@ -43,16 +43,16 @@ def free_name(wanted: Path) -> Path:
 
 
 def write_index(run: Path, index: ImageIndex, splits: Splits) -> None:
-    """Write RUN/index.parquet: one row an image, those that were refused included."""
+    """Write RUN/index.parquet: one row an image with its full path, those that were refused included."""
     names = [""] * len(index)
     for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
         for row in rows:
             names[row] = name
-    refused = index.refusals
+    refused, root = index.refusals, index.root or Path()
     blank, unknown = [""] * len(refused), [None] * len(refused)
     table = pa.table(
         {
-            "path": pa.array([*index.paths, *(r.path for r in refused)], pa.string()),
+            "path": pa.array([*index.paths, *(str(root / r.path) for r in refused)], pa.string()),
             "label": pa.array(
                 [*(index.classes[i] for i in index.labels), *(r.class_name for r in refused)], pa.string()
             ),
@@ -87,19 +87,3 @@ def append_epoch(run: Path, epoch: Epoch) -> None:
 def write_report(run: Path, report: Mapping[str, Any]) -> None:
     """Write RUN/report.json."""
     files.write_json(run / "report.json", report)
-
-
-def read_report(run: Path) -> dict[str, Any]:
-    """Read RUN/report.json.
-
-    Raises:
-        DataError: it is not there, or not a report.
-    """
-    path = run / "report.json"
-    try:
-        report = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{run} is not a finished run: {path} could not be read ({error}).") from error
-    if not isinstance(report, dict):
-        raise DataError(f"{run} is not a finished run: {path} does not hold a report.")
-    return report

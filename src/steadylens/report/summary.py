@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from steadylens.data.folders import printable
+from steadylens.data.images import Refusal
+from steadylens.deployment.predictor import Prediction
 
 _HEADLINES = ("balanced_accuracy", "worst_class_recall", "accuracy", "macro_f1", "log_loss", "balanced_log_loss", "ece")
 _SHOWN_CLASSES = 10
@@ -21,7 +26,7 @@ def summary(run: Path, report: Mapping[str, Any]) -> str:
             "",
             f"report   {run / 'report.html'}",
             f"model    {run / 'model'}",
-            f"next     steadylens predict {run} IMAGE...",
+            f"next     {shlex.join(['steadylens', 'predict', str(run)])} IMAGE...",
         ]
     )
 
@@ -48,3 +53,19 @@ def scores_table(scores: Mapping[str, Any]) -> str:
 
 def _shown(name: str, value: float) -> str:
     return f"{value:7.3f}" if "log_loss" in name else f"{value:7.1%}"
+
+
+def answer_row(path: str, answer: Prediction | Refusal) -> dict[str, Any]:
+    """What a model says of one image, as JSON."""
+    shown = printable(path)  # a file name may hold bytes that are not Unicode
+    if isinstance(answer, Refusal):
+        return {"path": shown, "refusal": answer.reason}
+    named = {"label": answer.label, "class": answer.class_name, "probability": answer.probability}
+    return {"path": shown, **named, "probabilities": answer.probabilities}
+
+
+def answer_line(path: str, answer: Prediction | Refusal) -> str:
+    """What a model says of one image, as a line of fields between tabs."""
+    if isinstance(answer, Refusal):
+        return f"{printable(path)}\trefused\t{answer.reason}"
+    return f"{printable(path)}\t{answer.class_name}\t{answer.probability:.4f}"
