@@ -135,5 +135,5 @@ def test_fresh_weights_come_from_the_global_generator_alone() -> None:
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no network 'resnet'.*keras-blog, cnn-s, cnn-m, cnn-l"):
+    with pytest.raises(ConfigError, match=r"no network 'resnet'.*keras-blog, cnn-s, cnn-m, cnn-l"):
         build(replace(SMALL, name="resnet"))

@@ -48,6 +48,10 @@ class Clock:
         left = self.seconds - self._last_measurement
         return max(by_epochs, self.elapsed() / left if left > 0 else 1.0)
 
+    def out_of_time(self) -> bool:
+        """Whether only the time for a last measurement is left."""
+        return self.seconds is not None and self.elapsed() >= self.seconds - self._last_measurement
+
     @property
     def images_per_second(self) -> float:
         """Training images a second so far, measurements left out."""

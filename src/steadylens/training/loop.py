@@ -158,10 +158,7 @@ def train_epoch(training: Training, clock: Clock) -> tuple[float, str]:
     clock.begin_epoch(steps := _steps_of(training, clock.epoch + 1))
     network.train()
     for positions in steps:
-        progress = clock.progress()
-        if progress >= 1.0:
-            return _mean(losses), "budget"
-        learning_rate = recipe.learning_rate * rate_at(progress)
+        learning_rate = recipe.learning_rate * rate_at(clock.progress())
         images, labels, partners, share = _batch(training, positions, clock)
 
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
@@ -179,7 +176,9 @@ def train_epoch(training: Training, clock: Clock) -> tuple[float, str]:
         losses.append(_finite(loss.mean().item(), clock))
         clock.end_step(len(positions))
         training.on_step(Step(clock.epoch, clock.progress(), clock.images_per_second, losses[-1]))
-    return _mean(losses), "epochs" if clock.epoch == recipe.epochs else ""
+        if clock.out_of_time():
+            return float(np.mean(losses)), "budget"
+    return float(np.mean(losses)), "epochs" if clock.epoch == recipe.epochs else ""
 
 
 def _prepare(
@@ -264,7 +263,3 @@ def _finite(loss: float, clock: Clock) -> float:
             "Try a lower learning rate (--set learning_rate=0.001), or --set precision=fp32."
         )
     return loss
-
-
-def _mean(losses: list[float]) -> float:
-    return float(np.mean(losses)) if losses else math.nan
