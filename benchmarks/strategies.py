@@ -31,7 +31,7 @@ STRATEGIES: dict[str, dict[str, str]] = {
     "L1": {"l1": "0.01"},
     "L2": {"l2": "0.5"},
     "dropout": {"dropout": "0.5"},
-    "early stopping": {"early-stopping": "3"},
+    "early stopping": {"early-stopping": "2"},
     "label smoothing": {"label-smoothing": "0.1"},
     "mixup": {"mixup": "0.7"},
     "augmentation": {"augment": "medium"},

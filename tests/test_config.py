@@ -227,18 +227,14 @@ def test_a_choice_near_a_known_one_is_recognised(name: str, typed: str, meant: s
         parse({name: typed})
 
 
-HUGE = pytest.mark.xfail(raises=OverflowError, reason="float() of a whole number beyond 1.8e308 is not caught")
-INFINITE = pytest.mark.xfail(reason="infinity counts as a number of at least 0")
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        pytest.param("width", 10**400, marks=HUGE, id="width-huge"),
-        pytest.param("l1", 10**400, marks=HUGE, id="l1-huge"),
-        pytest.param("l1", math.inf, marks=INFINITE),
-        pytest.param("l2", "inf", marks=INFINITE),
-        pytest.param("budget", "9" * 400, marks=INFINITE, id="budget-huge"),
+        pytest.param("width", 10**400, id="width-huge"),
+        pytest.param("l1", 10**400, id="l1-huge"),
+        pytest.param("l1", math.inf),
+        pytest.param("l2", "inf"),
+        pytest.param("budget", "9" * 400, id="budget-huge"),
         ("dropout", math.inf),
         pytest.param("seed", 10**400, id="seed-huge"),
     ],
@@ -287,7 +283,6 @@ def test_a_table_or_a_date_in_a_toml_file_is_refused_by_name(tmp_path: Path) -> 
         b"\xff\xfe",
         pytest.param(
             b"seed = " + b"1" * 5000,
-            marks=pytest.mark.xfail(raises=ValueError, reason="Python refuses numbers of so many digits, uncaught"),
         ),
     ],
     ids=["cut", "twice", "not-utf-8", "huge"],

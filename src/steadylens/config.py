@@ -118,7 +118,7 @@ def parse(values: Mapping[str, Any]) -> Config:
         try:
             checked[name] = _RULES[name](value)
         except ValueError as error:
-            wrong.append(f"The {name} option must be {error}. Got {value!r} instead.")
+            wrong.append(f"The {name} option must be {error}. Got {_shown(value)} instead.")
     if wrong:
         raise ConfigError("\n".join(wrong))
     return Config(**checked)
@@ -132,7 +132,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"The configuration file {path} could not be read: {error}.") from error
 
 
@@ -144,10 +144,10 @@ def given(config: Config) -> dict[str, Any]:
 def _seconds(value: Any) -> float | None:  # noqa: ANN401 - text or a number, checked here
     if value is None:
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip())
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([smhd]?)", _shown(value).strip("' "))
     seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0.0
-    if seconds <= 0:
-        raise ValueError("a time such as 90s, 10m or 1.5h")
+    if not 0 < seconds <= _LONGEST_BUDGET_S:
+        raise ValueError("a time such as 90s, 10m or 1.5h, of at most a year")
     return seconds
 
 
@@ -161,9 +161,9 @@ def _number(
             return words[value]
         try:
             number = int(str(value)) if whole else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if isinstance(value, bool) or not low <= number <= high:
+        if isinstance(value, bool) or not low <= number <= high or number == math.inf:
             top = f" and at most {high:g}" if math.isfinite(high) else ""
             named = "".join(f", or {word}" for word in words)
             raise ValueError(f"a {'whole ' if whole else ''}number of at least {low:g}{top}{named}")
@@ -178,14 +178,24 @@ def _optional(rule: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def rule(value: Any) -> str:  # noqa: ANN401 - checked here
-        if value not in choices:
-            near = difflib.get_close_matches(str(value), choices, 1)
+        if not isinstance(value, str) or value not in choices:
+            near = difflib.get_close_matches(_shown(value), choices, 1)
             raise ValueError(f"one of {', '.join(choices)}" + (f" (did you mean {near[0]}?)" if near else ""))
         return str(value)
 
     return rule
 
 
+def _shown(value: object) -> str:
+    """A value in an error message: short, whatever it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python prints
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+_LONGEST_BUDGET_S = 366 * 86400
 _AUTO = {"auto": "auto"}
 _INFINITE = math.inf
 _RULES: dict[str, Callable[[Any], Any]] = {

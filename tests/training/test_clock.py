@@ -94,6 +94,23 @@ def test_no_time_at_all_is_over_at_once(wall: Time, seconds: float) -> None:
     clock.begin_epoch(range(3))
     wall.now += 0.1
     assert clock.progress() >= 1
+    assert clock.out_of_time()
+
+
+def test_out_of_time_is_when_only_a_last_measurement_fits(wall: Time) -> None:
+    clock = Clock(10.0, 1)
+    run_epoch(clock)
+    assert clock.progress() == 1
+    assert not clock.out_of_time(), "its epochs are over, its time is not"
+    with clock.measuring():
+        wall.now += 2
+    wall.now += 5.9
+    assert not clock.out_of_time()
+    wall.now += 0.2
+    assert clock.out_of_time()
+    clock = Clock(None, 1)
+    wall.now += 1e9
+    assert not clock.out_of_time()
 
 
 def test_a_measurement_longer_than_the_budget_ends_it(wall: Time) -> None:
@@ -120,6 +137,17 @@ def test_a_training_by_time_measures_itself_at_most_so_often(wall: Time, seconds
     assert min(run, 20) <= len(measured) <= MOST_MEASUREMENTS
     if run <= MOST_MEASUREMENTS:
         assert measured == list(range(1, run + 1))
+
+
+def test_a_slow_first_epoch_does_not_make_for_more_measurements(wall: Time) -> None:
+    clock, measured = Clock(40.0, None), 0
+    while clock.elapsed() < 40:
+        run_epoch(clock)
+        wall.now += 1.0 if clock.epoch == 1 else 0.1
+        if clock.measuring_due():
+            with clock.measuring():
+                measured += 1
+    assert measured <= 1.5 * MOST_MEASUREMENTS
 
 
 def test_images_a_second_leave_measurements_out(wall: Time) -> None:

@@ -66,8 +66,21 @@ def test_without_patience_nothing_is_chosen_and_nothing_stops() -> None:
 
 
 def test_patience_counts_epochs_since_the_best() -> None:
-    best, _ = offered(3, [2.0, 1.0, 1.5, 1.5])
+    best, _ = offered(3, [2.0, 1.0, 1.5, 1.5, 1.5])
     assert [best.exhausted(epoch) for epoch in (3, 4, 5, 6)] == [False, False, True, True]
+
+
+def test_one_bad_measurement_ends_no_training_that_measures_itself_rarely() -> None:
+    best, network = BestWeights(3), network_with(0.0)
+    for epoch, figure in ((120, 1.0), (240, 1.5), (360, 1.5)):
+        best.offer(network, figure, epoch)
+        assert not best.exhausted(epoch)
+    best.offer(network, 1.5, 480)
+    assert best.exhausted(480)
+
+
+def test_a_better_epoch_starts_the_count_anew() -> None:
+    best, _ = offered(3, [2.0, 1.0, 1.5, 1.5, 1.5])
     best.offer(network_with(0.0), 0.5, 6)
     assert not best.exhausted(6)
 

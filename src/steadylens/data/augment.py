@@ -20,7 +20,7 @@ class Augmentation:
         scale: largest relative zoom, in or out.
         colour: largest relative change of brightness, contrast and saturation.
         cutout: side of the square that is greyed out (DeVries & Taylor 2017), as a share of the image's side.
-        flip: whether half of the images are mirrored left to right.
+        flip: whether half of the images that have any strength are mirrored left to right.
     """
 
     shift: float = 0.0
@@ -48,18 +48,25 @@ def policy_of(level: str, *, flip: bool, minority_only: bool) -> Augmentation:
     return replace(LEVELS["medium" if level == "off" and minority_only else level], flip=flip)
 
 
+def base_strength(level: str, *, flip: bool, minority_only: bool) -> float:
+    """The strength of the largest class: 0 where nothing, or only what is rare, is to be changed."""
+    return float(level != "off" or (flip and not minority_only))
+
+
 def augment(images: Tensor, policy: Augmentation, strength: Tensor, generator: torch.Generator) -> Tensor:
     """Give every image a random change no larger than `policy` times its strength.
 
     Args:
         images: float, (n, 3, side, side), normalised so that 0 is the mean colour.
         policy: how far an image of strength 1 may be changed.
-        strength: float, (n,); 0 leaves an image as it is, mirroring included.
+        strength: float, (n,); 0 leaves an image as it is up to rounding, mirroring included.
         generator: the only source of randomness.
 
     Returns:
-        New images of the same shape and memory format.
+        New images of the same shape, channels last in memory.
     """
+    if policy == Augmentation():
+        return images
     strength = strength.clamp(0.0, GREATEST_STRENGTH)
     images = _move(images, policy, strength, generator)
     if policy.colour:
@@ -84,19 +91,19 @@ def _move(images: Tensor, policy: Augmentation, strength: Tensor, generator: tor
         return _shift_and_mirror(images, shift_x, shift_y, mirror)
     angle = _symmetric(n, generator) * strength * math.radians(policy.rotate)
     zoom = torch.exp(_symmetric(n, generator) * strength * math.log1p(policy.scale))
-    theta = torch.stack(
-        [
-            zoom * mirror * angle.cos(),
-            -zoom * angle.sin(),
-            shift_x,
-            zoom * mirror * angle.sin(),
-            zoom * angle.cos(),
-            shift_y,
-        ],
-        1,
-    )
-    grid = F.affine_grid(theta.view(n, 2, 3), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    grid = _grid(side, zoom * angle.cos(), zoom * angle.sin(), mirror, torch.stack([shift_x, shift_y], 1))
+    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return moved.contiguous(memory_format=torch.channels_last)
+
+
+def _grid(side: int, cosine: Tensor, sine: Tensor, mirror: Tensor, shift: Tensor) -> Tensor:
+    """Where each pixel comes from, (n, side, side, 2), for `grid_sample`; by hand, since affine_grid is slow."""
+    steps = (torch.arange(side) + 0.5) * 2 / side - 1
+    x, y = steps.view(1, 1, side) * mirror.view(-1, 1, 1), steps.view(1, side, 1)
+    cosine, sine = cosine.view(-1, 1, 1), sine.view(-1, 1, 1)
+    columns = x * cosine - y * sine + shift[:, 0].view(-1, 1, 1)
+    rows = x * sine + y * cosine + shift[:, 1].view(-1, 1, 1)
+    return torch.stack([columns, rows], 3)
 
 
 def _shift_and_mirror(images: Tensor, shift_x: Tensor, shift_y: Tensor, mirror: Tensor) -> Tensor:
@@ -118,8 +125,9 @@ def _reflect(position: Tensor, side: int) -> Tensor:
 def _recolour(images: Tensor, amount: Tensor, generator: torch.Generator) -> Tensor:
     n = len(images)
     contrast, saturation, brightness = ((_symmetric(n, generator) * amount).view(n, 1, 1, 1) for _ in range(3))
-    grey = images.mean(1, keepdim=True)
-    return (grey + (images - grey) * (1 + saturation)) * (1 + contrast) + brightness
+    # (grey + (image - grey) * (1 + saturation)) * (1 + contrast) + brightness, with as few passes as it takes
+    rest = images.mean(1, keepdim=True) * (-saturation * (1 + contrast)) + brightness
+    return (images * ((1 + saturation) * (1 + contrast))).add_(rest)
 
 
 def _cut_out(images: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
@@ -128,4 +136,4 @@ def _cut_out(images: Tensor, share: Tensor, generator: torch.Generator) -> Tenso
     steps = torch.arange(side) + 0.5
     x = (steps - torch.rand(n, 1, generator=generator) * side).abs() >= half
     y = (steps - torch.rand(n, 1, generator=generator) * side).abs() >= half
-    return images * (x[:, None, None, :] | y[:, None, :, None])
+    return images.masked_fill_(~(x[:, None, None, :] | y[:, None, :, None]), 0.0)  # they are ours: _move made them

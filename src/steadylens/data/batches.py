@@ -78,8 +78,8 @@ def epoch_order(labels: NDArray[np.int64], shares: NDArray[np.float64], seed: in
 
 
 def batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
-    """Cut an epoch into batches whose sizes differ by one at most, so that none is too small to normalise over."""
-    return np.array_split(order, max(1, round(len(order) / batch_size)))
+    """Cut an epoch into batches whose sizes differ by one at most; none holds a single image, which has no variance."""
+    return np.array_split(order, max(1, min(round(len(order) / batch_size), len(order) // 2)))
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:

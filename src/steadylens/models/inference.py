@@ -36,9 +36,9 @@ def logits_of(
     network.eval()
     chunks: list[NDArray[np.float32]] = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        for start in range(0, len(pixels), batch_size):
+        for start in range(0, max(1, len(pixels)), batch_size):  # no images: one empty batch
             batch = np.array(pixels[start : start + batch_size])  # a copy, since torch wants to own its memory
             images = to_input(batch, preprocessing.mean, preprocessing.std).to(device)
             chunks.append(network(images).float().cpu().numpy())
     network.train(was_training)
-    return np.concatenate(chunks) if chunks else np.zeros((0, 0), np.float32)
+    return np.concatenate(chunks)

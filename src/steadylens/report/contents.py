@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from steadylens.config import Recipe
 from steadylens.data.audit import Finding, duplicate_count, leakage_count
+from steadylens.data.augment import base_strength
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
 from steadylens.training.imbalance import balance
@@ -75,7 +76,8 @@ def selection_block(
 def _minority(recipe: Recipe, counts: NDArray[np.int64]) -> dict[str, Any] | None:
     if not recipe.minority_augment and recipe.imbalance != "oversample":
         return None
-    remedy = balance(counts, recipe.imbalance, recipe.minority_augment, float(recipe.augment != "off"))
+    strength = base_strength(recipe.augment, flip=recipe.flip, minority_only=recipe.minority_augment > 0)
+    remedy = balance(counts, recipe.imbalance, recipe.minority_augment, strength)
     rows = zip(recipe.classes, counts, remedy.shares, remedy.strengths, strict=True)
     return {
         "per_class": {

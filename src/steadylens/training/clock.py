@@ -25,7 +25,7 @@ class Clock:
         self._images = 0
         self._start = time.perf_counter()
         self._last_measurement = self._all_measurements = 0.0
-        self._every = 1
+        self._measured_at = 0.0
 
     def begin_epoch(self, steps: Sized) -> None:
         """Enter the next epoch, which has these steps."""
@@ -59,16 +59,15 @@ class Clock:
         return self._images / spent if spent > 0 else 0.0
 
     def measuring_due(self) -> bool:
-        """Whether this epoch is one of those after which the training measures itself."""
-        if self.epoch == 1:
-            by_time = self.seconds / self.elapsed() if self.seconds else math.inf
-            self._every = math.ceil(min(self.epochs or math.inf, by_time) / MOST_MEASUREMENTS)
-        return self.epoch % self._every == 0
+        """Whether the training should measure itself after this epoch: about `MOST_MEASUREMENTS` times in all."""
+        if self.seconds is None:
+            return self.epoch % math.ceil((self.epochs or 1) / MOST_MEASUREMENTS) == 0
+        return self.progress() >= self._measured_at + 1 / MOST_MEASUREMENTS
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Time a measurement, so that the last one can be provided for."""
-        begin = time.perf_counter()
+        begin, self._measured_at = time.perf_counter(), self.progress()
         yield
         self._last_measurement = time.perf_counter() - begin
         self._all_measurements += self._last_measurement

@@ -30,17 +30,20 @@ class BestWeights:
         self.patience = patience
         self.figure = float("inf")
         self.epoch = 0
+        self._offers_since = 0
         self._weights: dict[str, Tensor] = {}
 
     def offer(self, network: nn.Module, figure: float, epoch: int) -> None:
         """Keep the network's weights where `figure` is the lowest so far, or where nothing is to be chosen."""
         if figure < self.figure or not self.patience:
-            self.figure, self.epoch = figure, epoch
+            self.figure, self.epoch, self._offers_since = figure, epoch, -1
             self._weights = {name: t.detach().clone() for name, t in network.state_dict().items()}
+        self._offers_since += 1
 
     def exhausted(self, epoch: int) -> bool:
-        """Whether `patience` epochs have gone by since the best one."""
-        return bool(self.patience) and epoch - self.epoch >= self.patience
+        """Whether `patience` epochs have gone by since the best one, and several measurements with them."""
+        waited = epoch - self.epoch >= self.patience and self._offers_since >= min(self.patience, 3)
+        return bool(self.patience) and waited
 
     @torch.no_grad()
     def restore(self, network: nn.Module) -> None:

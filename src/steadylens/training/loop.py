@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steadylens.config import Recipe
-from steadylens.data.augment import Augmentation, augment, policy_of
+from steadylens.data.augment import Augmentation, augment, base_strength, policy_of
 from steadylens.data.batches import LabelledPixels, batches, epoch_order, step_seed, to_input
 from steadylens.data.images import Preprocessing
 from steadylens.errors import ConfigError
@@ -173,8 +173,8 @@ def train_epoch(training: Training, clock: Clock) -> tuple[float, str]:
             shrink(regularized(network), learning_rate * recipe.l1)
         training.average.update(network)
 
-        losses.append(_finite(loss.mean().item(), clock))
         clock.end_step(len(positions))
+        losses.append(_check_finite(loss.mean().item(), "the losses", clock))
         training.on_step(Step(clock.epoch, clock.progress(), clock.images_per_second, losses[-1]))
         if clock.out_of_time():
             return float(np.mean(losses)), "budget"
@@ -190,14 +190,16 @@ def _prepare(
 ) -> Training:
     device = torch.device(recipe.device)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    minority = recipe.minority_augment > 0
+    strength = base_strength(recipe.augment, flip=recipe.flip, minority_only=minority)
     counts = np.bincount(train.labels, minlength=len(recipe.classes))
     return Training(
         network=network,
         images=train,
         recipe=recipe,
         preprocessing=preprocessing,
-        remedy=balance(counts, recipe.imbalance, recipe.minority_augment, float(recipe.augment != "off")),
-        policy=policy_of(recipe.augment, flip=recipe.flip, minority_only=recipe.minority_augment > 0),
+        remedy=balance(counts, recipe.imbalance, recipe.minority_augment, strength),
+        policy=policy_of(recipe.augment, flip=recipe.flip, minority_only=minority),
         optimizer=adamw(network, recipe.learning_rate, recipe.l2),
         average=WeightAverage(network, recipe.averaging),
         device=device,
@@ -239,6 +241,7 @@ def _measure(
         logits_of(training.network, part, training.preprocessing, precision=training.recipe.precision)
         for part in (sample, validation)
     )
+    _check_finite(float(unseen.sum()), "the validation logits", clock)  # the last step may have diverged
     classes = len(training.recipe.classes)
     return Epoch(
         epoch=clock.epoch,
@@ -255,11 +258,10 @@ def _measure(
     )
 
 
-def _finite(loss: float, clock: Clock) -> float:
-    if not math.isfinite(loss):
-        where = f"epoch {clock.epoch}, step {clock.step + 1}"
+def _check_finite(value: float, what: str, clock: Clock) -> float:
+    if not math.isfinite(value):
         raise ConfigError(
-            f"The loss is no longer a number ({where}): the training has diverged. "
-            "Try a lower learning rate (--set learning_rate=0.001), or --set precision=fp32."
+            f"The training has diverged: after epoch {clock.epoch}, step {clock.step}, {what} are no longer numbers. "
+            "Try a lower learning rate (--set learning_rate=0.0005), less --l1 or --l2, or --set precision=fp32."
         )
-    return loss
+    return value

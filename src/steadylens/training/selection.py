@@ -90,12 +90,14 @@ def select(
     """
     device, device_reason = choose_device(config.device)
     values: dict[str, Any] = {"classes": classes, "image_size": preprocessing.image_size, "device": device}
-    why = {"image_size": size_reason, "device": device_reason}
+    why = {"classes": "found in the data", "image_size": size_reason, "device": device_reason}
     values["precision"], why["precision"] = choose_precision(config.precision, device)
     values["network"], why["network"], epochs, per_image = _network(
         config, len(classes), train, preprocessing, device, values["precision"], seconds
     )
-    values["flip"], why["flip"] = _flip(config.flip, train, validation)
+    values["flip"], why["flip"] = _flip(
+        config.flip, config.augment, config.minority_augment not in {0.0, "auto"}, train, validation
+    )
     rules = _rules(values["network"], np.bincount(train.labels, minlength=len(classes)), epochs, seconds)
     for name, (value, reason) in rules.items():
         asked = getattr(config, name)
@@ -224,12 +226,16 @@ def choose_precision(asked: str, device: str) -> tuple[str, str]:
     return chosen, f"a convolution takes {half / full:.2f} times as long in bf16 as in fp32"
 
 
-def _flip(asked: str, train: LabelledPixels, validation: LabelledPixels) -> tuple[bool, str]:
+def _flip(
+    asked: str, augment: str, minority: bool, train: LabelledPixels, validation: LabelledPixels
+) -> tuple[bool, str]:
     """Whether mirroring keeps the label: whether nearest neighbours still recognise mirrored validation images."""
     if asked != "auto":
         return asked == "on", "given"
+    if augment == "off" and not minority:
+        return False, "augmentation is off"
     known, queries = train.sample(2000, 0), validation.sample(500, 0)
-    neighbours = KNeighborsClassifier(3).fit(_thumbnails(known[:]), known.labels)
+    neighbours = KNeighborsClassifier(min(3, len(known))).fit(_thumbnails(known[:]), known.labels)
     classes = int(max(train.labels.max(), validation.labels.max())) + 1
     shown = queries[:]
     plain = balanced_accuracy(queries.labels, neighbours.predict(_thumbnails(shown)), classes)
