@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Self, TypeGuard
 
@@ -133,7 +134,9 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             SteadylensError: see `errors`.
         """
-        options = {name: value for name, value in self.get_params().items() if name not in {"out", "quiet"}}
+        defaults = {name: parameter.default for name, parameter in signature(type(self)).parameters.items()}
+        given = {name: value for name, value in self.get_params().items() if value != defaults[name]}
+        options = {name: value for name, value in given.items() if name not in {"out", "quiet"}}
         config, labels = parse(options), _labels(y)
         read = self._reader(X, labels, test)
         if self.out is None:

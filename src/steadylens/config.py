@@ -7,7 +7,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,7 @@ class Config:
         precision: arithmetic of the training, or "auto".
         seed: of everything random.
         device: "cpu", "cuda" or "auto".
+        given: names of the options that were asked for, whatever their values.
     """
 
     budget: float | None = None
@@ -71,6 +72,7 @@ class Config:
     precision: str = "auto"
     seed: int = 0
     device: str = "auto"
+    given: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def parse(values: Mapping[str, Any]) -> Config:
             wrong.append(f"The {name} option must be {error}. Got {_shown(value)} instead.")
     if wrong:
         raise ConfigError("\n".join(wrong))
-    return Config(**checked)
+    return Config(**checked, given=frozenset(checked))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -134,11 +136,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"The configuration file {path} could not be read: {error}.") from error
-
-
-def given(config: Config) -> dict[str, Any]:
-    """The options that differ from the defaults, by name."""
-    return {f.name: v for f in fields(config) if (v := getattr(config, f.name)) != f.default}
 
 
 def _seconds(value: Any) -> float | None:  # noqa: ANN401 - text or a number, checked here

@@ -23,7 +23,6 @@ from steadylens.config import parse
 from steadylens.console import Console
 from steadylens.data.sources import read_index
 from steadylens.report.run_folder import claim, free_name
-from steadylens.training.selection import choose_device, choose_precision
 
 IMBALANCE = 40.0  # the digit 0 keeps 120 images to learn from, 9 keeps 3
 MOST_TRAINING_IMAGES = 120  # of each class; the rest, about 60 a class, is the balanced test set
@@ -85,11 +84,10 @@ def run(out: Path | None, console: Console) -> Outcome:
     claim(folder)
     console.say(f"Writing handwritten digits, made long-tailed, to {folder / 'digits'}")
     _write_digits(folder / "digits")
-    precision, _ = choose_precision("auto", choose_device("auto")[0])  # measured once, so that both have the same
     runs = {}
     for name, options in RECIPES.items():
         console.say(f"\nTraining the {name} recipe")
-        asked = {"precision": precision, **COMMON, **options, "epochs": EPOCHS}
+        asked = {**COMMON, **options, "epochs": EPOCHS}
         words = [word for key, value in asked.items() for word in ("--set", f"{key}={value}")]
         runs[name] = pipeline.train(
             lambda: read_index(folder / "digits"),

@@ -20,7 +20,7 @@ from steadylens.data.audit import Finding, audit
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
 from steadylens.data.reading import read_content
-from steadylens.data.sources import ImageIndex, read_index
+from steadylens.data.sources import ImageIndex, read_index_to_measure
 from steadylens.data.split import Splits, split
 from steadylens.data.store import Store, cache_folder, decode, prune
 from steadylens.deployment import artifact, predictor
@@ -107,9 +107,10 @@ def train(
     """
     console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
     budget = config.budget or (None if config.epochs else DEFAULT_BUDGET_S)
-    run_folder.claim(run)
+    run_folder.require_free(run)
 
     prepared = prepare(read, config, console, watch)
+    run_folder.claim(run)
     index, splits = prepared.store.index, prepared.splits
     training, validation = prepared.part(splits.train), prepared.part(splits.validation)
     run_folder.write_index(run, index, splits)
@@ -150,7 +151,7 @@ def train(
         test_logits = logits_of(network, test, prepared.preprocessing)
         test_scores = evaluate(test_logits, test.labels, index.classes, temperature, seed=recipe.seed)
     with watch.stage("pack"), console.stage("Packing"):
-        _pack(run, prepared, recipe, fitted, temperature, {"validation": scores, "test": test_scores})
+        _pack(run, prepared, recipe, fitted, temperature, {"validation": scores, "test": test_scores}, console)
     with watch.stage("report"), console.stage("Reporting"):
         probabilities = apply_temperature(test_logits, temperature)
         paths = [index.paths[i] for i in splits.test]
@@ -172,7 +173,7 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
         DataError: the images cannot be used, or are of classes that the model does not know.
     """
     loaded = predictor.load(model).artifact
-    index = read_index(data)
+    index = read_index_to_measure(data)
     unknown = [name for name in index.classes if name not in loaded.classes]
     if unknown:
         raise DataError(
@@ -186,6 +187,8 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
         logits = logits_of(loaded.network, store.pixels, loaded.preprocessing)
         labels = np.array([loaded.classes.index(name) for name in store.index.classes])[store.index.labels]
         scores = evaluate(logits, labels, loaded.classes, loaded.temperature, seed=0)
+    for note in store.index.notes:
+        console.say(f"  {note}")
     for refusal in store.index.refusals:
         console.say(f"  {refusal.path} was left out: {refusal.reason}")
     return {
@@ -250,7 +253,13 @@ def _diagnose(fitted: Fitted, scores: dict[str, Any]) -> Diagnosis:
 
 
 def _pack(
-    run: Path, prepared: Prepared, recipe: Recipe, fitted: Fitted, temperature: float, scores: dict[str, Any]
+    run: Path,
+    prepared: Prepared,
+    recipe: Recipe,
+    fitted: Fitted,
+    temperature: float,
+    scores: dict[str, Any],
+    console: Console,
 ) -> None:
     """Write the artifact, and prove on raw test files that it answers as the trained network does."""
     artifact.pack(
@@ -270,8 +279,10 @@ def _pack(
         logits = logits_of(network, prepared.store.pixels[chosen], prepared.preprocessing)
         files = [(read_content(index.paths[row]), logits[i]) for i, row in enumerate(chosen)]
         readable = [(content, expected) for content, expected in files if isinstance(content, bytes)]
-        if readable:  # files may have gone since they were decoded
-            predictor.verify(run / "model", readable)
+        if not readable:
+            console.say("  The model could not be checked on raw files: none of the test files can be read any more.")
+            return
+        predictor.verify(run / "model", readable)
 
 
 def _report(
@@ -300,6 +311,6 @@ def _report(
         "validation": validation,
         "test": test,
         "robustness": None,
-        "timing": watch.stages,
+        "timing": dict(watch.stages),
         "environment": contents.environment(),
     }

@@ -40,7 +40,7 @@ class ImageIndex:
     and pixels of an array. Widths and heights are in pixels, as displayed. `arrays` has shape
     (n, height, width, 3) or (n, height, width) when the source is an array, and `root` is None then.
     `empty_classes` (no usable image) and `stray_files` (not images, by their extension) are left
-    out, and `notes` say so.
+    out, and `notes` say so. To learn from, two classes are needed; to measure on, one will do.
     """
 
     root: Path | None
@@ -57,6 +57,7 @@ class ImageIndex:
     arrays: NDArray[np.uint8] | None = None
     empty_classes: tuple[str, ...] = ()
     stray_files: tuple[str, ...] = ()
+    fewest_classes: int = 2
 
     def __len__(self) -> int:
         """The number of usable images."""
@@ -79,6 +80,24 @@ def read_index(source: Path | str, *, test: Path | str | None = None) -> ImageIn
     parts = folders.split_folders(root)
     if test is not None:
         parts = folders.with_test(parts, folders.existing_folder(test))
+    return _read_parts(root, parts, fewest=2)
+
+
+def read_index_to_measure(source: Path | str) -> ImageIndex:
+    """Read a folder of class folders to measure a finished model on; of train/ and test/ folders, test/ alone.
+
+    Raises:
+        DataError: the folder cannot be read as one of these, or has no usable image.
+    """
+    root = folders.existing_folder(source)
+    parts = folders.split_folders(root)
+    tests = [(folder, "") for folder, split in parts if split == "test"]
+    index = _read_parts(root, tests or [(folder, "") for folder, _ in parts], fewest=1)
+    return replace(index, notes=(*index.notes, f"Only {tests[0][0]} is measured on.")) if tests else index
+
+
+def _read_parts(root: Path, parts: list[tuple[Path, str]], *, fewest: int) -> ImageIndex:
+    """Read folders of class folders, each with its split."""
     scans = [folders.scan(folder, split, root) for folder, split in parts]
     learned = {
         name for (_, split), part in zip(parts, scans, strict=True) if split in ("", "train") for name in part.classes
@@ -94,7 +113,7 @@ def read_index(source: Path | str, *, test: Path | str | None = None) -> ImageIn
         )
     for (folder, _), part in zip(parts, scans, strict=True):
         _require_known(set(part.classes) - learned, str(folder))
-    index = _index_of(root, candidates, sorted(learned), notes)
+    index = _index_of(root, candidates, sorted(learned), notes, fewest)
     return replace(index, stray_files=tuple(strays))
 
 
@@ -110,7 +129,7 @@ def index_paths(paths: Sequence[str | Path], labels: Sequence[object]) -> ImageI
     full = [os.path.abspath(path) for path in paths]  # noqa: PTH100 - resolve() would follow links
     root = Path(os.path.commonpath([os.path.dirname(path) for path in full]))  # noqa: PTH120 - a str
     candidates = [Candidate(path, folders.shown(path, root), name, "") for path, name in zip(full, names, strict=True)]
-    return _index_of(root, candidates, _classes_of(labels), [])
+    return _index_of(root, candidates, _classes_of(labels), [], fewest=2)
 
 
 def index_arrays(
@@ -129,7 +148,7 @@ def index_arrays(
     """
     _check_images(images, "images")
     names, classes, splits = _names_of(labels, len(images), "images"), _classes_of(labels), [""] * len(images)
-    _require_two(classes, "the labels", [])
+    _require_classes(classes, "the labels", [], 2)
     if test is not None:
         more, more_names = _test_arrays(images, classes, *test)
         images, names, splits = np.concatenate([images, more]), names + more_names, splits + ["test"] * len(more)
@@ -181,7 +200,7 @@ def drop_refused(index: ImageIndex, refused: Mapping[int, str]) -> ImageIndex:
     classes = [name for label, name in enumerate(index.classes) if label in present]
     lost = [name for label, name in enumerate(index.classes) if label not in present]
     refusals = index.refusals + more
-    _require_two(classes, str(index.root or "the array"), refusals)
+    _require_classes(classes, str(index.root or "the array"), refusals, index.fewest_classes)
     left = np.array([classes.index(name) if name in classes else -1 for name in index.classes], np.int64)
     return replace(
         index,
@@ -200,7 +219,9 @@ def drop_refused(index: ImageIndex, refused: Mapping[int, str]) -> ImageIndex:
     )
 
 
-def _index_of(root: Path, candidates: list[Candidate], classes: Sequence[str], notes: list[str]) -> ImageIndex:
+def _index_of(
+    root: Path, candidates: list[Candidate], classes: Sequence[str], notes: list[str], fewest: int
+) -> ImageIndex:
     """Open every candidate; `classes`, in order, are those that can be learned."""
     seen = list(in_threads(_inspect, candidates))
     usable = [
@@ -212,7 +233,7 @@ def _index_of(root: Path, candidates: list[Candidate], classes: Sequence[str], n
         if isinstance(found, Refusal)
     )
     learned = {c.class_name for c, _, _ in usable if c.split in ("", "train")}
-    _require_two([name for name in classes if name in learned], str(root), refusals)
+    _require_classes([name for name in classes if name in learned], str(root), refusals, fewest)
     _require_known({c.class_name for c, _, _ in usable} - learned, str(root))
     label_of = {name: label for label, name in enumerate(name for name in classes if name in learned)}
     empty = [name for name in classes if name not in learned]
@@ -229,6 +250,7 @@ def _index_of(root: Path, candidates: list[Candidate], classes: Sequence[str], n
         refusals=refusals,
         notes=(*notes, *_empty_notes(empty, refusals)),
         empty_classes=tuple(empty),
+        fewest_classes=fewest,
     )
 
 
@@ -297,9 +319,9 @@ def _classes_of(labels: Sequence[object]) -> list[str]:
     return sorted({str(label) for label in labels})
 
 
-def _require_two(classes: Sequence[str], where: str, refusals: Sequence[RefusedImage]) -> None:
-    """Raise a DataError unless there are two classes with images; the refusals say why there are not."""
-    if len(classes) >= 2:
+def _require_classes(classes: Sequence[str], where: str, refusals: Sequence[RefusedImage], fewest: int) -> None:
+    """Raise a DataError unless there are enough classes with images; the refusals say why there are not."""
+    if len(classes) >= fewest:
         return
     common = Counter(refusal.reason for refusal in refusals).most_common(1)
     why = f" {folders.counted(refusals, 'image')} refused, most often because: {common[0][0]}." if common else ""

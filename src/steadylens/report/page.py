@@ -208,7 +208,7 @@ def _read_report(run: Path) -> dict[str, Any]:
     report = _read_json(path, what="report")
     if report is None:
         what = f"{run} is not a finished run: it has no report.json."
-        raise DataError(f"{what} Give the folder of a finished run, or finish this one with --resume.")
+        raise DataError(f"{what} Give the folder of a finished run.")
     missing = [name for name in _NEEDED if not (isinstance(report, dict) and report.get(name))]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}. Evaluate the run again to write it anew.")

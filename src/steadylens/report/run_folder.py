@@ -28,9 +28,14 @@ def claim(run: Path) -> None:
     Raises:
         ConfigError: there is something in it already.
     """
+    require_free(run)
+    files.make_folder(run)
+
+
+def require_free(run: Path) -> None:
+    """Raise a ConfigError where there is something in the folder already."""
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise ConfigError(f"{run} exists already. Choose another folder with --out, or remove this one.")
-    files.make_folder(run)
 
 
 def free_name(wanted: Path) -> Path:

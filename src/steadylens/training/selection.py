@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -105,8 +106,7 @@ def select(
     for field in fields(Recipe):
         if field.name not in values:
             values[field.name] = getattr(config, field.name)
-            is_default = values[field.name] == getattr(Config(), field.name)
-            why[field.name] = "the default" if is_default else "given"
+            why[field.name] = "given" if field.name in config.given else "the default"
     if config.network != "auto":
         why["network"] = "given"
     return Selection(Recipe(**values), why, per_image)
@@ -194,23 +194,28 @@ def measure_speed(
     return len(images) / _time(step, device), _time(predict, device) / len(images)
 
 
-def _time(call: Callable[[], object], device: str, most: int = 3) -> float:
+def _time(
+    call: Callable[[], object], device: str, most: int = 3, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Seconds of one call, the first left out: the fastest of at most so many, of fewer where they are slow."""
     best = math.inf
     call()
     for _ in range(most):
-        begin = time.perf_counter()
+        begin = clock()
         call()
         if device == "cuda":
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, clock() - begin)
         if best > 0.5:
             break
     return best
 
 
 def choose_precision(asked: str, device: str) -> tuple[str, str]:
-    """fp32 or bf16, by timing one convolution of fixed shape in both, forward and backward."""
+    """fp32 or bf16, by timing one convolution of fixed shape in both, forward and backward.
+
+    On a processor, time is counted of one thread while it runs, so that other programs do not change the answer.
+    """
     if asked != "auto":
         return asked, "given"
     convolution = torch.nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)
@@ -220,7 +225,11 @@ def choose_precision(asked: str, device: str) -> tuple[str, str]:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled):
             convolution(images).sum().backward()
 
-    full, half = _time(lambda: step(False), device, 10), _time(lambda: step(True), device, 10)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    full, half = (_time(partial(step, enabled), device, 10, clock) for enabled in (False, True))
+    torch.set_num_threads(threads)
     # 1.2 and not 1: the casts around each layer cost something, and a close race must not flip between two runs.
     chosen = "bf16" if half * 1.2 < full else "fp32"
     return chosen, f"a convolution takes {half / full:.2f} times as long in bf16 as in fp32"
