@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from steadylens import __version__
 from steadylens.config import Config, Recipe
 from steadylens.console import Console
-from steadylens.data.audit import Finding, audit
+from steadylens.data.audit import audit
 from steadylens.data.batches import LabelledPixels
+from steadylens.data.findings import Finding
 from steadylens.data.images import Preprocessing
 from steadylens.data.reading import read_content
 from steadylens.data.sources import ImageIndex, read_index_to_measure
@@ -207,7 +208,7 @@ def prepare(read: Callable[[], ImageIndex], config: Config, console: Console, wa
     with watch.stage("audit"), console.stage("Auditing"):
         findings = audit(store.index)  # after decoding, which alone tells which images can be used
         splits = split(store.index, config.seed)
-    for text in (*(f.text for f in findings), *splits.notes):
+    for text in (*(f.sentence() for f in findings), *splits.notes):
         console.say(f"  {text}")
     sample = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0)[:] / 255.0
     mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2)).clip(min=1e-3)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from steadylens.data.audit import Finding, audit, duplicate_count, leakage_count
+from steadylens.data.audit import audit, duplicate_count, leakage_count
+from steadylens.data.findings import Finding, Suggestion
 from steadylens.data.sources import ImageIndex, RefusedImage, index_arrays
 
 
@@ -30,6 +31,8 @@ def test_copies_within_a_class() -> None:
     index = index_of([1, 2, 1, 3, 1, 4], ["a", "a", "a", "b", "a", "b"])
     (finding,) = found(index, "duplicate")
     assert finding.paths == ("array[0]", "array[2]", "array[4]")
+    assert finding.sets == (finding.paths,)
+    assert finding.suggestions == (Suggestion("array[2]", "drop"), Suggestion("array[4]", "drop"))
     assert "1 image occurring more than once in 'a': 2 surplus" in finding.text
     assert duplicate_count(index) == 2
     assert not found(index, "conflicting-label")
@@ -55,6 +58,7 @@ def test_one_content_in_two_given_splits() -> None:
         ("array[4]", "array[5]"),
     ]
     assert ["train and validation" in leaks[0].text, "train and test" in leaks[1].text] == [True, True]
+    assert leaks[0].suggestions == (Suggestion("array[2]", "drop"),)
     assert leakage_count(index) == 3
 
 

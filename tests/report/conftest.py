@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
+from steadylens.data.findings import Finding
 
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 HOSTILE = ("<script>alert(1)</script>", '"quo\'te"', "two\nlines", "$\\alpha$ & co", "{{ 7 * 7 }}", "\u5bff\u53f8")
@@ -234,12 +237,13 @@ def recipe_of(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def findings_of(classes: Sequence[str]) -> list[dict[str, Any]]:
-    paths = [f"{classes[0]}/a.jpg", f"{classes[-1]}/b.jpg"]
-    return [
-        {"kind": "duplicate", "text": "12 files are copies of others, byte for byte.", "paths": paths},
-        {"kind": "conflicting-label", "text": "1 image lies in two classes: look at it, keep one.", "paths": paths},
-        {"kind": "tiny-class", "text": f"{classes[-1]} has 50 training images.", "paths": []},
+    paths = (f"{classes[0]}/a.jpg", f"{classes[-1]}/b.jpg")
+    findings = [
+        Finding("duplicate", "12 files are copies of others, byte for byte.", "certain", "Remove them.", paths),
+        Finding("conflicting-label", "1 image lies in two classes: look at it.", "certain", "Keep one.", paths),
+        Finding("tiny-class", f"{classes[-1]} has 50 training images.", "certain", "Add images."),
     ]
+    return [asdict(finding) for finding in findings]
 
 
 def metrics_of(epochs: int) -> list[dict[str, Any]]:

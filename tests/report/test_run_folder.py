@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from steadylens.config import Recipe
-from steadylens.data.audit import Finding
+from steadylens.data.findings import Finding
 from steadylens.data.sources import RefusedImage, index_arrays, read_index
 from steadylens.data.split import Splits
 from steadylens.errors import ConfigError, ResourceError
@@ -78,13 +78,16 @@ def test_the_index_of_arrays_numbers_them(tmp_path: Path) -> None:
 
 
 def test_audit_recipe_and_report_are_json(tmp_path: Path) -> None:
-    run_folder.write_audit(tmp_path, [Finding("leakage", "Größe: equal.", ("a.png", "b.png"))])
+    run_folder.write_audit(
+        tmp_path, [Finding("leakage", "Größe: equal.", "certain", "Remove one.", ("a.png", "b.png"))]
+    )
     run_folder.write_recipe(tmp_path, RECIPE)
     run_folder.write_report(tmp_path, {"schema": 1})
     audit, recipe, report = (
         json.loads((tmp_path / f"{name}.json").read_text("utf-8")) for name in ("audit", "recipe", "report")
     )
-    assert audit == [{"kind": "leakage", "text": "Größe: equal.", "paths": ["a.png", "b.png"]}]
+    told = {"kind": "leakage", "text": "Größe: equal.", "sure": "certain", "advice": "Remove one."}
+    assert audit == [told | {"paths": ["a.png", "b.png"], "sets": [], "suggestions": []}]
     assert (recipe["classes"], recipe["flip"], recipe["budget"]) == (["a", "b"], True, None)
     assert Recipe(**{**recipe, "classes": tuple(recipe["classes"])}) == RECIPE
     assert report == {"schema": 1}

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 
+from steadylens.data.findings import Finding, Suggestion, surplus
 from steadylens.data.folders import counted
 from steadylens.data.sources import ImageIndex
 
 # Of fewer than ten images, the default shares leave at most one in the validation and one in the test split.
 FEW_IMAGES = 10
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that the audit says: its kind, a sentence or two (what, how sure, what to do), and the files meant.
-
-    The kinds: "duplicate", "conflicting-label", "leakage", "empty-class", "tiny-class", "refused", "stray-file".
-    """
-
-    kind: str
-    text: str
-    paths: tuple[str, ...]
 
 
 def audit(index: ImageIndex) -> tuple[Finding, ...]:
@@ -62,8 +50,8 @@ def _refused(index: ImageIndex) -> Iterator[Finding]:
     for refusal in index.refusals:
         reasons[refusal.reason].append(refusal.path)
     for reason, paths in sorted(reasons.items()):
-        text = f"{counted(paths, 'image')} refused: {reason}. Certain. Repair or remove; nothing is put in its place."
-        yield Finding("refused", text, tuple(paths))
+        text = f"{counted(paths, 'image')} refused: {reason}."
+        yield Finding("refused", text, "certain", "Repair or remove; nothing is put in its place.", tuple(paths))
 
 
 def _leakage(index: ImageIndex) -> Iterator[Finding]:
@@ -71,12 +59,14 @@ def _leakage(index: ImageIndex) -> Iterator[Finding]:
     for first, second in combinations(("train", "validation", "test"), 2):
         shared = [rows for rows in rows_of.values() if {first, second} <= {_split_of(index, row) for row in rows}]
         if shared:
-            rows = [row for group in shared for row in group if _split_of(index, row) in (first, second)]
+            sets = [[row for row in group if _split_of(index, row) in (first, second)] for group in shared]
             text = (
                 f"The same file is in {first} and {second}, {len(shared)} times over: figures on {second} come out too "
-                f"good. Certain: the contents are equal. Remove the copies from one of the two."
+                "good."
             )
-            yield Finding("leakage", text, _paths(index, rows))
+            drop = [Suggestion(index.paths[row], "drop") for row in chain(*sets) if _split_of(index, row) == first]
+            advice = f"Remove the copies from one of the two; suggested is {first}."
+            yield _finding(index, "leakage", text, advice, sets, tuple(drop))
 
 
 def _conflicting_labels(index: ImageIndex) -> Iterator[Finding]:
@@ -88,10 +78,9 @@ def _conflicting_labels(index: ImageIndex) -> Iterator[Finding]:
     for labels, found in sorted(groups.items()):
         names = " and ".join(repr(index.classes[label]) for label in labels)
         text = (
-            f"{counted(found, 'image')} labelled both {names}. Certain: the contents are equal, so all labels "
-            "but one are wrong. Keep each in the class where it belongs."
+            f"{counted(found, 'image')} labelled both {names}. The contents are equal, so all labels but one are wrong."
         )
-        yield Finding("conflicting-label", text, _paths(index, [row for rows in found for row in rows]))
+        yield _finding(index, "conflicting-label", text, "Keep each in the class where it belongs.", found)
 
 
 def _duplicates(index: ImageIndex) -> Iterator[Finding]:
@@ -102,20 +91,21 @@ def _duplicates(index: ImageIndex) -> Iterator[Finding]:
             if len(same) > 1:
                 copies[label].append(same)
     for label, found in sorted(copies.items()):
-        surplus = sum(len(rows) - 1 for rows in found)
+        more = sum(len(rows) - 1 for rows in found)
         text = (
-            f"{counted(found, 'image')} occurring more than once in {index.classes[label]!r}: {surplus} surplus. "
-            "Certain: the contents are equal. They weigh more in training, and splits that are cut here keep them "
-            "together. Remove the surplus, unless that weight is meant."
+            f"{counted(found, 'image')} occurring more than once in {index.classes[label]!r}: {more} surplus. They "
+            "weigh more in training; splits that are cut here keep them together."
         )
-        yield Finding("duplicate", text, _paths(index, [row for rows in found for row in rows]))
+        drop = surplus([_paths(index, rows) for rows in found])
+        yield _finding(index, "duplicate", text, "Remove the surplus, unless that weight is meant.", found, drop)
 
 
 def _empty_classes(index: ImageIndex) -> Iterator[Finding]:
     for name in index.empty_classes:
         refused = tuple(refusal.path for refusal in index.refusals if refusal.class_name == name)
         why = f"all {len(refused)} of its images were refused" if refused else "it holds no images"
-        yield Finding("empty-class", f"The class {name!r} is left out: {why}. Add images, or remove it.", refused)
+        text = f"The class {name!r} is left out: {why}."
+        yield Finding("empty-class", text, "certain", "Add images, or remove it.", refused)
 
 
 def _tiny_classes(index: ImageIndex) -> Iterator[Finding]:
@@ -128,14 +118,28 @@ def _tiny_classes(index: ImageIndex) -> Iterator[Finding]:
             what = "2 images: one to train on and one to check with, and none is left to test with"
         else:
             what = f"{size} images: figures on it will be loose"
-        text = f"The class {index.classes[label]!r} has {what}. Add images of it."
-        yield Finding("tiny-class", text, _paths(index, np.flatnonzero(index.labels == label).tolist()))
+        paths = _paths(index, np.flatnonzero(index.labels == label).tolist())
+        yield Finding("tiny-class", f"The class {index.classes[label]!r} has {what}.", "certain", "Add images.", paths)
 
 
 def _stray_files(index: ImageIndex) -> Iterator[Finding]:
     if index.stray_files:
         text = f"{counted(index.stray_files, 'file')} in class folders passed over: not images, by their extension."
-        yield Finding("stray-file", text, index.stray_files)
+        advice = "Nothing, unless one of them is an image: then give it an image's extension."
+        yield Finding("stray-file", text, "certain", advice, index.stray_files)
+
+
+def _finding(
+    index: ImageIndex,
+    kind: str,
+    text: str,
+    advice: str,
+    sets: Iterable[Iterable[int]],
+    suggestions: tuple[Suggestion, ...] = (),
+) -> Finding:
+    """A certain finding on sets of rows, each of equal contents."""
+    together = tuple(_paths(index, rows) for rows in sets)
+    return Finding(kind, text, "certain", advice, tuple(chain(*together)), together, suggestions)
 
 
 def _rows_by_content(index: ImageIndex) -> dict[str, list[int]]:

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from steadylens.config import Recipe
-from steadylens.data.audit import Finding, duplicate_count, leakage_count
+from steadylens.data.audit import duplicate_count, leakage_count
 from steadylens.data.augment import base_strength
+from steadylens.data.findings import Finding
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
 from steadylens.training.imbalance import balance

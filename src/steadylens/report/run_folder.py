@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from steadylens import files
 from steadylens.config import Recipe
-from steadylens.data.audit import Finding
+from steadylens.data.findings import Finding
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
 from steadylens.errors import ConfigError
