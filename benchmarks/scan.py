@@ -38,7 +38,8 @@ print(json.dumps([read, seconds, time.process_time(), resource.getrusage(resourc
 def make_folder(root: Path, n: int, classes: int) -> list[Path]:
     """Link n images into class folders; returns their paths."""
     photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-    crops = [photo.crop((x, y, x + 32, y + 32)) for photo in photos for x in range(0, 320, 32) for y in range(0, 160, 32)]
+    corners = [(x, y) for x in range(0, 320, 32) for y in range(0, 160, 32)]
+    crops = [photo.crop((x, y, x + 32, y + 32)) for photo in photos for x, y in corners]
     originals = root.with_name("originals")
     originals.mkdir()
     for number, crop in enumerate(crops):

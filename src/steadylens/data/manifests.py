@@ -6,6 +6,7 @@ Arrow tables in Python. All that is wrong in one is said at once.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import math
 import numbers
@@ -277,8 +278,7 @@ class _Text:
         self.invalid: dict[int, str] = {}  # records with too few or too many values, by number; the header is 1
         if not self.content.strip():
             raise DataError(f"{where} is empty. Its first line has to name the columns: path and label.")
-        if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in self.content[:1000]:
-            raise DataError(f"{where} is no text in UTF-8. Save it as CSV in UTF-8.")
+        self._require_utf8()
         self.names: list[str] = self._read(self.content.partition(b"\n")[0] + b"\n", None).column_names
 
     def table(self) -> pa.Table:
@@ -339,17 +339,26 @@ class _Text:
                 ),
             )
         except (pa.ArrowException, ValueError) as error:
-            raise self._unreadable(error) from error
+            why = str(error).splitlines()[0]
+            raise DataError(f"{self.where} cannot be read as a table of text: {why}.") from error
 
     def _note_invalid(self, row: pyarrow.csv.InvalidRow) -> str:
         self.invalid[row.number] = row.text
         return "skip"
 
-    def _unreadable(self, error: Exception) -> DataError:
-        why = str(error).splitlines()[0]
+    def _require_utf8(self) -> None:
+        """Checked in pieces, so that no second copy of the text is held."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
         try:
-            self.content.decode()
-        except UnicodeDecodeError as wrong:
-            line = self.header_line + self.content.count(b"\n", 0, wrong.start)
-            why = f"line {line} is not valid UTF-8. Save it in UTF-8"
-        return DataError(f"{self.where} cannot be read as a table of text: {why}.")
+            for start in range(0, len(self.content), 2**20):
+                decoder.decode(self.content[start : start + 2**20])
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            line = self.header_line
+            for raw in self.content.split(b"\n"):
+                try:
+                    raw.decode()
+                except UnicodeDecodeError:
+                    break
+                line += 1
+            raise DataError(f"Line {line} of {self.where} is no text in UTF-8. Save the table in UTF-8.") from None
