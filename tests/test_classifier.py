@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from sklearn.base import clone
@@ -26,6 +27,7 @@ from steadylens.errors import ArtifactError, ConfigError, DataError
 from steadylens.files import sha256_of_file
 
 COUNTS = {"bolt": 30, "nut": 18, "washer": 12}
+CLASSES = list(COUNTS)
 SMALL: dict[str, Any] = {"network": "cnn-s", "width": 0.2, "epochs": 2, "precision": "fp32"}
 WEIGHTS = "model.safetensors"
 MakeImages = Callable[..., Path]
@@ -97,6 +99,42 @@ def test_paths_with_labels(images_folder: Path) -> None:
     other = classifier().fit(paths, labels)
     assert other.predict(paths).dtype == np.bool_
     assert other.predict([]).shape == (0,)
+
+
+@pytest.mark.parametrize("form", ["zip", "csv", "pyarrow", "pandas"])
+def test_every_form_gives_what_the_folder_gives(
+    fitted: steadylens.ImageClassifier, images_folder: Path, tmp_path: Path, form: str
+) -> None:
+    paths = sorted(images_folder.rglob("*.png"))
+    columns = {"path": [str(path) for path in paths], "label": [path.parent.name for path in paths]}
+    data: Any
+    if form == "zip":
+        data = shutil.make_archive(str(tmp_path / "parts"), "zip", images_folder)
+    elif form == "csv":
+        data = tmp_path / "parts.csv"
+        data.write_text("\n".join(map(",".join, [("path", "label"), *zip(*columns.values(), strict=True)])))
+    elif form == "pyarrow":
+        data = pa.table(columns)
+    else:
+        data = pytest.importorskip("pandas").DataFrame(columns)
+    one = classifier().fit(data)
+    assert one.classes_.tolist() == fitted.classes_.tolist()
+    np.testing.assert_array_equal(one.predict_proba(data), fitted.predict_proba(images_folder))
+    assert one.score(data) == fitted.score(images_folder)
+
+
+def test_a_frame_with_numbers_as_labels_and_a_test_of_another_form(images_folder: Path, tmp_path: Path) -> None:
+    paths = sorted(images_folder.rglob("*.png"))
+    numbers = [CLASSES.index(path.parent.name) for path in paths]
+    frame = pa.table({"path": [str(path) for path in paths], "label": numbers})
+    one = classifier().fit(frame, test=(paths[:35], numbers[:35]))
+    assert one.classes_.tolist() == [0, 1, 2]
+    assert one.predict(paths[:1]).dtype == np.int64
+    assert one.report_ is not None
+    assert one.report_["data"]["splits"]["test"] == {"0": 30, "1": 5, "2": 0}
+    run = steadylens.train(paths, numbers, test=frame, out=tmp_path / "run", quiet=True, **SMALL)
+    assert run.report["data"]["splits"]["test"] == {"0": 30, "1": 18, "2": 12}
+    assert run.report["command"].startswith("steadylens.train(<list of 60>, labels=<list of 60>, test=<Table of 60>,")
 
 
 @pytest.mark.parametrize("grey", [False, True])
@@ -238,8 +276,14 @@ def test_what_fit_refuses(make_arrays: MakeArrays, images_folder: Path, tmp_path
             classifier().fit(*arguments)
     with pytest.raises(ConfigError, match="pair"):
         classifier().fit(pixels, labels, test=pixels)
-    with pytest.raises(ConfigError, match="not supported"):
-        classifier().fit(paths, labels, test=images_folder)
+    with pytest.raises(ConfigError, match="give y"):
+        classifier().fit(images_folder, test=paths)
+    with pytest.raises(ConfigError, match="pair"):
+        classifier().fit(pixels, labels, test=images_folder)
+    with pytest.raises(ConfigError, match="leave y out"):
+        classifier().fit(pa.table({"path": ["a"], "label": ["b"]}), labels)
+    with pytest.raises(DataError, match="'label' is missing"):
+        classifier().fit(pa.table({"path": ["a"]}))
     with pytest.raises(ConfigError, match=r"imbalance .*\n.* width "):
         classifier(width=99, imbalance="class-weight").fit(pixels, labels)
 

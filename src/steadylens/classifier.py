@@ -16,20 +16,26 @@ from sklearn.utils.validation import check_is_fitted
 from steadylens import files, pipeline
 from steadylens.config import parse
 from steadylens.console import Console
-from steadylens.data.sources import ImageIndex, index_arrays, index_paths, read_index
+from steadylens.data import manifests
+from steadylens.data.reading import read_content
+from steadylens.data.sources import Advance, ImageIndex, index_arrays, read_index, read_index_to_measure
+from steadylens.data.trees import Read
 from steadylens.deployment import artifact
 from steadylens.deployment.predictor import Prediction, Predictor, load
 from steadylens.errors import ConfigError, DataError
 from steadylens.metrics import balanced_accuracy
 from steadylens.report.run_folder import free_name
 
-Images = str | Path | Sequence[str | Path] | NDArray[np.uint8]
+# A path of a folder, an archive or a manifest; paths; pixels; or a frame, for which there is no common type.
+Images = str | Path | Sequence[str | Path] | NDArray[np.uint8] | Any
+Labels = Sequence[object] | NDArray[Any] | None
 
 
 def train(
-    data: str | Path,
+    data: Images,
+    labels: Labels = None,
     *,
-    test: str | Path | None = None,
+    test: Any = None,  # noqa: ANN401 - as data, or a pair (data, labels)
     out: str | Path | None = None,
     quiet: bool = False,
     **options: Any,  # noqa: ANN401 - each is checked by name
@@ -37,18 +43,21 @@ def train(
     """Do what `steadylens train` does.
 
     Args:
-        data: a folder of class folders, or of `train/`, `validation/` and `test/` folders of them.
-        test: another folder, to test on.
+        data: a folder, an archive or a manifest, by its path; a frame of pandas, polars or Arrow with a manifest's
+            columns; a list of paths; or uint8 of shape (n, height, width, 3) or (n, height, width).
+        labels: (n,) for a list of paths and for pixels, else None.
+        test: what to test on instead of a part of the data: as `data`, or a pair (data, labels).
         out: folder of the run; None takes a free name beside the current folder's files.
         quiet: say nothing meanwhile.
         **options: as in `config.Config`, for instance `budget="5m"` or `imbalance="class-weights"`.
     """
-    run = Path(out) if out else free_name(Path(f"{Path(data).resolve().name}-run"))
-    words = [f"{name}={value!r}" for name, value in {"test": test, **options}.items() if value is not None]
-    call = f"steadylens.train({', '.join([repr(str(data)), *words])})"
-    return pipeline.train(
-        lambda: read_index(data, test=test), run, parse(options), command=call, console=Console(quiet=quiet)
-    )
+    given = {"labels": labels, "test": test, **options}
+    words = [f"{name}={_shown(value)}" for name, value in given.items() if value is not None]
+    call = f"steadylens.train({', '.join([_shown(data), *words])})"
+    config, read = parse(options), _reader(data, _labels(labels), test)
+    name = Path(data).resolve().name if isinstance(data, str | Path) else "images"
+    run = Path(out) if out else free_name(Path(f"{name}-run"))
+    return pipeline.train(read, run, config, command=call, console=Console(quiet=quiet))
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -120,16 +129,17 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(
         self,
         X: Images,  # noqa: N803 - scikit-learn's name
-        y: Sequence[object] | NDArray[Any] | None = None,
+        y: Labels = None,
         *,
-        test: Any = None,  # noqa: ANN401 - a folder, or a pair (images, labels)
+        test: Any = None,  # noqa: ANN401 - as X, or a pair (X, y)
     ) -> Self:
-        """Train on a folder, on a list of paths with labels, or on uint8 arrays with labels.
+        """Train on a folder, an archive, a manifest or a frame; or on paths or pixels with labels.
 
         Args:
-            X: a folder of class folders; or paths; or uint8 of shape (n, height, width, 3) or (n, height, width).
-            y: (n,) labels, text or numbers; None where X is a folder, whose class folders are the labels.
-            test: a folder, or for arrays a pair of images and labels, to test on instead of a part of X.
+            X: a folder, an archive or a manifest, by its path; a frame of pandas, polars or Arrow with a manifest's
+                columns; a list of paths; or uint8 of shape (n, height, width, 3) or (n, height, width).
+            y: (n,) labels, text or numbers, for a list of paths and for pixels, else None.
+            test: what to test on instead of a part of X: as X, or a pair (X, y); for pixels, a pair of pixels.
 
         Raises:
             SteadylensError: see `errors`.
@@ -138,19 +148,18 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         given = {name: value for name, value in self.get_params().items() if value != defaults[name]}
         options = {name: value for name, value in given.items() if name not in {"out", "quiet"}}
         config, labels = parse(options), _labels(y)
-        read = self._reader(X, labels, test)
+        read = _reader(X, labels, test)
         if self.out is None:
             folder = files.temporary_folder("steadylens-")
             weakref.finalize(self, files.remove, folder)
             run = folder / "run"
         else:
             run = Path(self.out)
-        shown = repr(str(X)) if isinstance(X, str | Path) else f"<{len(X)} images>, <labels>"
-        call = f"{self!r}.fit({shown})"
+        call = f"{self!r}.fit({', '.join(_shown(value) for value in (X, y) if value is not None)})"
         done = pipeline.train(read, run, config, command=call, console=Console(quiet=self.quiet))
         self.run_: Path | None = done.folder
         self.report_: dict[str, Any] | None = done.report
-        self._use(load(run), labels)
+        self._use(load(run), manifests.frame_labels(X) if manifests.is_frame(X) else labels)
         return self
 
     def predict(self, X: Images) -> NDArray[Any]:  # noqa: N803 - scikit-learn's name
@@ -168,7 +177,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "classes_")
         if _is_pixels(X):
             return self.predictor_.probabilities_of_arrays(X)
-        answers = list(self.predictor_.predict_files(_paths(X)))
+        if _is_source(X):
+            index = read_index(X)
+            return self._probabilities(index.paths, index.read)
+        return self._probabilities([str(path) for path in _paths(X)], read_content)
+
+    def _probabilities(self, paths: Sequence[str], read: Read) -> NDArray[np.float64]:
+        answers = list(self.predictor_.predict_files(paths, read=read))
         refused = [f"{path}: {answer.reason}" for path, answer in answers if not isinstance(answer, Prediction)]
         if refused:
             raise DataError("Some images could not be read; leave them out:\n" + "\n".join(refused))
@@ -178,24 +193,27 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def score(
         self,
         X: Images,  # noqa: N803 - scikit-learn's name
-        y: Sequence[object] | NDArray[Any] | None = None,
+        y: Labels = None,
         sample_weight: None = None,
     ) -> float:
         """Balanced accuracy: the mean over classes of the share of each that is recognised.
 
         Args:
-            X: a folder of class folders, or as in `predict`.
-            y: (n,) labels; None where X is a folder.
+            X: as in `fit`; where it gives splits, its test split is measured on.
+            y: (n,) labels, for a list of paths and for pixels, else None.
             sample_weight: not supported; there for scikit-learn's signature.
         """
         if sample_weight is not None:
             raise ConfigError("score takes no sample_weight: every class counts the same.")
         check_is_fitted(self, "classes_")
         labels = _labels(y)
-        if labels is None:
-            index = read_index(_folder(X))
-            X, labels = list(index.paths), [index.classes[i] for i in index.labels]  # noqa: N806 - scikit-learn's name
-        probabilities = self.predict_proba(X)
+        if _is_source(X) and labels is None:
+            index = read_index_to_measure(X)
+            labels = [index.classes[i] for i in index.labels]
+            probabilities = self._probabilities(index.paths, index.read)
+        else:
+            labels = _given(labels)
+            probabilities = self.predict_proba(X)
         if len(labels) != len(probabilities):
             raise DataError(f"There are {len(probabilities)} images and {len(labels)} labels. Give one label for each.")
         numbers = {name: number for number, name in enumerate(self.predictor_.classes)}
@@ -241,21 +259,44 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.predictor_ = predictor
         self.classes_ = np.array([own[name] for name in predictor.classes])
 
-    @staticmethod
-    def _reader(images: Images, labels: list[Any] | None, test: Any) -> Callable[[], ImageIndex]:  # noqa: ANN401
-        if isinstance(images, str | Path):
-            if labels is not None:
-                raise ConfigError("A folder's labels are the names of its class folders: leave y out.")
-            return lambda: read_index(images, test=test)
-        if labels is None:
-            raise ConfigError("Paths and arrays need labels: give y, one label an image.")
-        if _is_pixels(images):
-            pair = None if test is None else _pair(test)
-            return lambda: index_arrays(images, labels, test=pair)
-        if test is not None:
-            raise ConfigError("With a list of paths, test is not supported: give a folder or arrays.")
-        paths = _paths(images)
-        return lambda: index_paths(paths, labels)
+
+def _reader(data: Images, labels: list[Any] | None, test: Any) -> Callable[[Advance], ImageIndex]:  # noqa: ANN401
+    """What reads the data, checked as far as it can be without reading."""
+    if _is_pixels(data):
+        given, pair = _given(labels), None if test is None else _pair_of_pixels(test)
+        return lambda _advance: index_arrays(data, given, test=pair)
+    source, tested = _source(data, labels), None if test is None else _source(*_parted(test))
+    return lambda advance: read_index(source, test=tested, advance=advance)
+
+
+def _source(data: Images, labels: list[Any] | None) -> Any:  # noqa: ANN401 - what `read_index` takes
+    if _is_source(data):
+        if labels is not None:
+            raise ConfigError("A folder, an archive, a manifest or a frame has labels of its own: leave y out.")
+        return data
+    return _paths(data), _given(labels)
+
+
+def _parted(test: Any) -> tuple[Any, list[Any] | None]:  # noqa: ANN401 - checked by what takes it
+    return (test[0], _labels(test[1])) if isinstance(test, tuple) and len(test) == 2 else (test, None)
+
+
+def _is_source(data: object) -> bool:
+    """Whether the labels come with it: not so for pixels and lists of paths."""
+    return isinstance(data, str | Path) or manifests.is_frame(data)
+
+
+def _given(labels: list[Any] | None) -> list[Any]:
+    if labels is None:
+        raise ConfigError("Paths and arrays need labels: give y, one label an image.")
+    return labels
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 - an argument of any kind
+    """An argument as it is shown in the report: what is small in full, all else by its kind and length."""
+    if isinstance(value, str | Path):
+        return repr(str(value))
+    return f"<{type(value).__name__} of {len(value)}>" if hasattr(value, "__len__") else repr(value)
 
 
 def _labels(y: Any) -> list[Any] | None:  # noqa: ANN401 - whatever NumPy takes for an array
@@ -268,28 +309,22 @@ def _labels(y: Any) -> list[Any] | None:  # noqa: ANN401 - whatever NumPy takes 
     return list(labels)
 
 
-def _pair(test: Any) -> tuple[NDArray[np.uint8], list[Any]]:  # noqa: ANN401 - checked here
-    if not (isinstance(test, tuple) and len(test) == 2 and _is_pixels(test[0]) and test[1] is not None):
+def _pair_of_pixels(test: Any) -> tuple[NDArray[np.uint8], list[Any]]:  # noqa: ANN401 - checked here
+    images, labels = _parted(test)
+    if labels is None or not _is_pixels(images):
         raise ConfigError("With arrays, test must be a pair (images, labels) of the same kind.")
-    return test[0], _labels(test[1]) or []
+    return images, labels
 
 
 def _is_pixels(images: object) -> TypeGuard[NDArray[np.uint8]]:
     return isinstance(images, np.ndarray) and images.dtype.kind not in "USO"
 
 
-def _folder(images: Images) -> Path:
-    if not isinstance(images, str | Path):
-        raise ConfigError("Paths and arrays need labels: give y, one label an image.")
-    return Path(images)
-
-
-def _paths(images: Images) -> list[Path]:
-    if isinstance(images, str | Path):
-        return [Path(path) for path in read_index(images).paths]
+def _paths(images: Any) -> list[Path]:  # noqa: ANN401 - checked here
     wrong = [type(path).__name__ for path in images if not isinstance(path, str | Path)]
     if wrong:
         raise ConfigError(
-            f"X must be a folder, paths or an array of uint8. Got a sequence with {wrong[0]} in it instead."
+            "X must be the path of a folder, an archive or a manifest, a frame, paths, or an array of uint8. "
+            f"Got a sequence with {wrong[0]} in it instead."
         )
     return [Path(path) for path in images]

@@ -31,7 +31,12 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result and errors only.")]
 Data = Annotated[
-    Path, typer.Argument(metavar="DATA", help="A folder of class folders, or of train/, validation/ and test/.")
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder of class folders, or of train/, validation/ and test/; a CSV, TSV or Parquet manifest with path "
+        "and label; or a .tar or .zip of these.",
+    ),
 ]
 Model = Annotated[Path, typer.Argument(metavar="RUN|ARTIFACT", help="The folder of a run, or the model/ in it.")]
 
@@ -57,7 +62,7 @@ def demo(
 @app.command()
 def train(
     data: Data,
-    test: Annotated[Path | None, _option("Another folder of class folders, to test on.")] = None,
+    test: Annotated[Path | None, _option("Other DATA, of any form, to test on.")] = None,
     out: Annotated[Path | None, _option("Folder of the run. [a new one, named after DATA]")] = None,
     budget: Annotated[str | None, _option("Wall time for everything, such as 90s, 10m, 2h. [10m]")] = None,
     network: Annotated[str | None, _option("auto, keras-blog, cnn-s, cnn-m or cnn-l.")] = None,
@@ -107,7 +112,7 @@ def train(
     from steadylens.report.summary import summary
 
     run = pipeline.train(
-        lambda: read_index(data, test=test),
+        lambda advance: read_index(data, test=test, advance=advance),
         out or free_name(Path(f"{data.resolve().name}-run")),
         resolved,
         command=shlex.join(["steadylens", *sys.argv[1:]]),

@@ -90,7 +90,7 @@ def run(out: Path | None, console: Console) -> Outcome:
         asked = {**COMMON, **options, "epochs": EPOCHS}
         words = [word for key, value in asked.items() for word in ("--set", f"{key}={value}")]
         runs[name] = pipeline.train(
-            lambda: read_index(folder / "digits"),
+            lambda advance: read_index(folder / "digits", advance=advance),
             folder / name,
             parse(asked),
             command=shlex.join(["steadylens", "train", str(folder / "digits"), *words]),

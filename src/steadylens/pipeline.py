@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from steadylens import __version__
 from steadylens.config import Config, Recipe
+from steadylens.console import Advance as Show
 from steadylens.console import Console
 from steadylens.data.audit import audit
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.findings import Finding
 from steadylens.data.images import Preprocessing
-from steadylens.data.reading import read_content
-from steadylens.data.sources import ImageIndex, read_index_to_measure
+from steadylens.data.sources import Advance, ImageIndex, read_index_to_measure
 from steadylens.data.split import Splits, split
 from steadylens.data.store import Store, cache_folder, decode, prune
 from steadylens.deployment import artifact, predictor
@@ -85,7 +85,7 @@ class Prepared:
 
 
 def train(
-    read: Callable[[], ImageIndex],
+    read: Callable[[Advance], ImageIndex],
     run: Path,
     config: Config,
     *,
@@ -96,7 +96,7 @@ def train(
     """Do one whole run.
 
     Args:
-        read: gives the index of the images (see `data.sources`).
+        read: gives the index of the images (see `data.sources`), and tells how far it is.
         run: folder to make; it must not exist, or be empty.
         config: what was asked for.
         command: that reproduces the run, for the report.
@@ -174,7 +174,8 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
         DataError: the images cannot be used, or are of classes that the model does not know.
     """
     loaded = predictor.load(model).artifact
-    index = read_index_to_measure(data)
+    with console.stage("Reading") as advance:
+        index = read_index_to_measure(data, advance=_counting(advance))
     unknown = [name for name in index.classes if name not in loaded.classes]
     if unknown:
         raise DataError(
@@ -183,7 +184,7 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
         )
     with console.stage("Decoding") as advance:
         size = loaded.preprocessing.image_size
-        store = decode(index, size, cache=cache_folder(), advance=lambda i, n: advance(i / n, f"{i:,} of {n:,}"))
+        store = decode(index, size, cache=cache_folder(), advance=_counting(advance))
     with console.stage("Evaluating"):
         logits = logits_of(loaded.network, store.pixels, loaded.preprocessing)
         labels = np.array([loaded.classes.index(name) for name in store.index.classes])[store.index.labels]
@@ -198,13 +199,13 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
     }
 
 
-def prepare(read: Callable[[], ImageIndex], config: Config, console: Console, watch: Stopwatch) -> Prepared:
+def prepare(read: Callable[[Advance], ImageIndex], config: Config, console: Console, watch: Stopwatch) -> Prepared:
     """Read, decode, audit and split the images, and say what was found."""
-    with watch.stage("read"), console.stage("Reading"):
-        index = read()
+    with watch.stage("read"), console.stage("Reading") as advance:
+        index = read(_counting(advance))
         image_size, size_reason = choose_image_size(config, index.widths, index.heights)
     with watch.stage("decode"), console.stage("Decoding") as advance:
-        store = decode(index, image_size, cache=cache_folder(), advance=lambda i, n: advance(i / n, f"{i:,} of {n:,}"))
+        store = decode(index, image_size, cache=cache_folder(), advance=_counting(advance))
     with watch.stage("audit"), console.stage("Auditing"):
         findings = audit(store.index)  # after decoding, which alone tells which images can be used
         splits = split(store.index, config.seed)
@@ -214,6 +215,11 @@ def prepare(read: Callable[[], ImageIndex], config: Config, console: Console, wa
     mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2)).clip(min=1e-3)
     preprocessing = Preprocessing(image_size, _three(mean), _three(std))
     return Prepared(store, findings, splits, preprocessing, size_reason)
+
+
+def _counting(show: Show) -> Advance:
+    """Progress told as so many done of so many."""
+    return lambda done, found: show(done / max(found, 1), f"{done:,} of {found:,}")
 
 
 def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -278,7 +284,7 @@ def _pack(
         chosen = rows[np.linspace(0, len(rows) - 1, min(VERIFIED_IMAGES, len(rows))).astype(int)]
         network = fitted.network.cpu()  # where an artifact is loaded: another device rounds in another way
         logits = logits_of(network, prepared.store.pixels[chosen], prepared.preprocessing)
-        files = [(read_content(index.paths[row]), logits[i]) for i, row in enumerate(chosen)]
+        files = [(index.read(index.paths[row]), logits[i]) for i, row in enumerate(chosen)]
         readable = [(content, expected) for content, expected in files if isinstance(content, bytes)]
         if not readable:
             console.say("  The model could not be checked on raw files: none of the test files can be read any more.")

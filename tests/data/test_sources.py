@@ -6,12 +6,22 @@ import os
 import sys
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from steadylens.data.sources import ImageIndex, drop_refused, find_images, index_arrays, index_paths, read_index
+from steadylens.data.sources import (
+    ImageIndex,
+    RefusedImage,
+    drop_refused,
+    find_images,
+    index_arrays,
+    index_paths,
+    read_index,
+    read_index_to_measure,
+)
 from steadylens.errors import DataError
 
 
@@ -66,7 +76,7 @@ def test_a_further_test_folder(tmp_path: Path) -> None:
     source = lay(tmp_path / "a", "cat/1.png", "dog/1.png")
     test = lay(tmp_path / "b", "dog/2.png")
     index = read_index(source, test=test)
-    assert list(zip(class_names(index), index.splits, strict=True)) == [("cat", ""), ("dog", "test"), ("dog", "")]
+    assert list(zip(class_names(index), index.splits, strict=True)) == [("cat", ""), ("dog", ""), ("dog", "test")]
     whole = lay(tmp_path / "c", "train/cat/1.png", "train/dog/3.png", "test/cat/4.png")
     assert {Path(path).name for path in read_index(source, test=whole).paths} == {"1.png", "4.png"}
     assert read_index(whole, test=whole / "test").splits == read_index(whole).splits
@@ -100,9 +110,12 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, names: list[str], message: 
 def test_a_source_that_is_missing_or_a_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read_index(tmp_path / "nowhere")
-    (tmp_path / "data.csv").write_text("path,label\n")
-    with pytest.raises(DataError, match=r"is a file, not a folder. steadylens reads"):
-        read_index(tmp_path / "data.csv")
+    (tmp_path / "data.doc").write_text("path,label\n")
+    with pytest.raises(DataError, match=r"is a file of another kind. steadylens reads"):
+        read_index(tmp_path / "data.doc")
+    os.mkfifo(tmp_path / "data.zip")
+    with pytest.raises(DataError, match="neither a folder nor a file"):
+        read_index(tmp_path / "data.zip")
 
 
 def test_test_classes_that_are_not_in_training_are_named(tmp_path: Path) -> None:
@@ -171,13 +184,93 @@ def test_links_to_folders_are_noted_and_not_followed(tmp_path: Path) -> None:
     (tmp_path / "hog").symlink_to(tmp_path / "cat")
     index = read_index(tmp_path)
     assert (len(index), index.classes) == (2, ("cat", "dog"))
-    assert any("2 links to folders not followed: 'hog', 'cat/loop'" in note for note in index.notes)
+    assert any("2 links to folders not followed: 'cat/loop', 'hog'" in note for note in index.notes)
 
 
 def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
     lay(tmp_path, "cat/1.png", "dog/1.png")
     (tmp_path / "cat/self.png").symlink_to(tmp_path / "cat/self.png")
     assert [refusal.path for refusal in read_index(tmp_path).refusals] == ["cat/self.png"]
+
+
+def test_a_link_to_a_file_of_the_class_is_passed_over_and_other_links_are_read(tmp_path: Path) -> None:
+    lay(tmp_path / "data", "cat/1.png", "dog/1.png")
+    lay(tmp_path / "elsewhere", "x.png")
+    (tmp_path / "data/cat/again.png").symlink_to("1.png")
+    (tmp_path / "data/cat/z-once.png").symlink_to(tmp_path / "elsewhere/x.png")
+    (tmp_path / "data/cat/z-twice.png").symlink_to(tmp_path / "elsewhere/x.png")
+    (tmp_path / "data/dog/cat.png").symlink_to(tmp_path / "data/cat/1.png")  # another class: the audit says so
+    (tmp_path / "way").symlink_to(tmp_path / "data")  # the top folder itself may be reached by a link
+    index = read_index(tmp_path / "way")
+    assert shown(index) == ["cat/1.png", "cat/z-once.png", "dog/1.png", "dog/cat.png"]
+    assert any("2 links to files that are in the same class" in note for note in index.notes)
+
+
+class Unreadable:
+    """os.scandir for which some folders cannot be read; permissions would not stop root."""
+
+    def __init__(self, *folders: Path) -> None:
+        self.folders, self.scandir = {str(folder) for folder in folders}, os.scandir
+
+    def __call__(self, folder: str) -> Any:  # noqa: ANN401 - what os.scandir returns has no public type
+        if str(folder) in self.folders:
+            raise PermissionError(13, "Permission denied", folder)
+        return self.scandir(folder)
+
+
+def test_an_unreadable_folder_is_refused_and_the_rest_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path, "cat/1.png", "cat/in/2.png", "dog/1.png", "hog/1.png")
+    monkeypatch.setattr(os, "scandir", Unreadable(tmp_path / "cat/in", tmp_path / "hog"))
+    index = read_index(tmp_path)
+    reason = "a folder that could not be read: Permission denied. Whatever it holds is missing"
+    assert index.refusals == (RefusedImage("cat/in", "cat", reason), RefusedImage("hog", "hog", reason))
+    assert shown(index) == ["cat/1.png", "dog/1.png"]
+    assert index.empty_classes == ("hog",)
+
+
+@pytest.mark.parametrize("folder", [".", "train", "test"])
+def test_an_unreadable_top_or_split_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    lay(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/dog/1.png")
+    monkeypatch.setattr(os, "scandir", Unreadable(tmp_path / folder))
+    with pytest.raises(DataError, match=r"could not be read: Permission denied"):
+        read_index(tmp_path)
+    with pytest.raises(DataError, match=r"could not be read: Permission denied"):
+        find_images([str(tmp_path)])
+
+
+def test_what_vanishes_during_the_scan_is_refused(tmp_path: Path) -> None:
+    lay(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png")
+
+    def vanish(done: int, _found: int) -> None:  # called first when all files are listed and none is opened
+        if done == 0:
+            (tmp_path / "cat/2.png").unlink(missing_ok=True)
+
+    (refusal,) = read_index(tmp_path, advance=vanish).refusals
+    assert (refusal.path, refusal.reason) == ("cat/2.png", "could not be opened: No such file or directory")
+
+
+def test_progress_grows_to_all_files(tmp_path: Path) -> None:
+    source = lay(tmp_path / "a", *(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(70)))
+    calls: list[tuple[int, int]] = []
+    read_index(source, test=lay(tmp_path / "b", "dog/1.png"), advance=lambda *call: calls.append(call))
+    assert calls == [(0, 70), (0, 140), (0, 141), (64, 141), (128, 141), (141, 141)]
+
+
+def test_only_the_test_split_is_measured_on(tmp_path: Path) -> None:
+    index = read_index_to_measure(lay(tmp_path / "a", "train/cat/1.png", "test/dog/2.png", "test/dog/3.png"))
+    assert (shown(index), index.classes, index.splits) == (["test/dog/2.png", "test/dog/3.png"], ("dog",), ("", ""))
+    assert any("Only the test split" in note for note in index.notes)
+    for name in ("test", "val"):  # without the training images, which are not needed to measure
+        lay(tmp_path / "b", f"{name}/cat/1.png")
+    assert shown(read_index_to_measure(tmp_path / "b")) == ["test/cat/1.png"]
+    assert len(read_index_to_measure(lay(tmp_path / "c", "cat/1.png"))) == 1
+
+
+def test_a_further_test_source_without_a_test_split_is_said(tmp_path: Path) -> None:
+    source = lay(tmp_path / "a", "cat/1.png", "dog/1.png")
+    with pytest.raises(DataError, match="gives splits but no test split"):
+        read_index(source, test=lay(tmp_path / "b", "train/cat/1.png", "val/cat/1.png"))
+    assert read_index(source, test=lay(tmp_path / "c", "test/cat/1.png")).splits == ("", "", "test")
 
 
 def test_empty_classes_are_left_out_and_noted(tmp_path: Path) -> None:
@@ -241,6 +334,19 @@ def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     index = index_paths(names, ["a", "a", "b"])
     assert [(refusal.path, refusal.class_name) for refusal in index.refusals] == [("gone.png", "a")]
     assert index.labels.tolist() == [0, 1]
+
+
+def test_paths_listed_twice_are_refused(tmp_path: Path) -> None:
+    lay(tmp_path, "x.png", "y.png", "z.png")
+    names = [str(tmp_path / name) for name in ("x.png", "y.png", "./x.png", "z.png", "z.png")]
+    index = index_paths([*names, tmp_path / "w.png"], ["a", "b", "a", "a", "b", "a"])
+    assert shown(index) == ["x.png", "y.png"]
+    assert [(refusal.path, refusal.reason) for refusal in index.refusals] == [
+        ("x.png", "listed more than once: it counts once"),
+        ("z.png", "listed more than once, each time with another label ('a', 'b'): keep the right one"),
+        ("z.png", "listed more than once, each time with another label ('a', 'b'): keep the right one"),
+        ("w.png", "could not be opened: No such file or directory"),
+    ]
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5, 3), (3, 4, 5)])

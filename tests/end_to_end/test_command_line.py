@@ -250,6 +250,30 @@ def test_another_folder_can_be_the_test_split(make_images: Callable[..., Path], 
     assert json.loads(left.out)["data"]["splits"]["test"] == {"bolt": 3, "nut": 4, "washer": 5}
 
 
+def test_archives_and_manifests_give_what_the_folder_gives(
+    run: Path, images_folder: Path, tmp_path: Path, invoke: Invoke
+) -> None:
+    zipped = shutil.make_archive(str(tmp_path / "parts"), "zip", images_folder)
+    tar = shutil.make_archive(str(tmp_path / "wrapped"), "tar", images_folder.parent, images_folder.name)
+    manifest = tmp_path / "parts.csv"
+    rows = [f"{path},{path.parent.name},test" for path in sorted(images_folder.rglob("*.png"))]
+    manifest.write_text("\n".join(["path,label,split", *rows]), "utf-8")
+
+    left = invoke("train", zipped, *SMALL, "--out", tmp_path / "run", "--json", "--quiet")
+    assert left.code == 0, left.err
+    weights = "model/model.safetensors"
+    assert (tmp_path / "run" / weights).read_bytes() == (run / weights).read_bytes()
+    paths = [row["path"] for row in pq.read_table(tmp_path / "run/index.parquet").to_pylist()]
+    assert paths[0] == f"{zipped}/bolt/000.png"
+
+    tested = invoke("train", tar, "--test", manifest, *SMALL, "--out", tmp_path / "tested", "--json", "--quiet")
+    assert json.loads(tested.out)["data"]["splits"]["test"] == {"bolt": 30, "nut": 18, "washer": 12}
+    scores = [
+        json.loads(invoke("evaluate", run, form, "--json").out) for form in (images_folder, zipped, tar, manifest)
+    ]
+    assert all(score == scores[0] for score in scores)
+
+
 GIVEN: dict[str, tuple[str, Any]] = {
     "budget": ("10m", 600.0), "network": ("keras-blog", "keras-blog"), "depth": ("2", 2), "width": ("0.5", 0.5),
     "image_size": ("10", 10), "imbalance": ("class-weights", "class-weights"), "minority_augment": ("0.3", 0.3),
@@ -446,11 +470,16 @@ def test_data_that_cannot_be_trained_on_leaves_with_3(make_images: Callable[...,
         path.write_bytes(b"no image")
     empty = one.parent / "empty"
     (empty / "bolt").mkdir(parents=True)
+    packed, table = one.parent / "photos.tar.gz", one.parent / "photos.csv"
+    packed.write_bytes(b"\x1f\x8b")
+    table.write_text("path,label\na.png,\n", "utf-8")
     for data, says in (
         (one, "only one class"),
         (broken, "4 images refused"),
         (empty, "no usable images"),
         (one.parent / "missing", "does not exist"),
+        (packed, "Unpack it"),
+        (table, "line 2: no label"),
     ):
         left = invoke("train", data, *SMALL, "--out", one.parent / f"run-of-{data.name}")
         assert (left.code, left.out) == (3, ""), data

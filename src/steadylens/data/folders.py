@@ -1,21 +1,24 @@
-"""Folders of images: which of their subfolders are splits and classes, and which files are to be tried."""
+"""Trees of images: which of their folders are splits and classes, and which files are to be tried."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
+from steadylens.data.trees import Entry, Read, Tree
 from steadylens.errors import DataError
 
 FORMS = (
-    "steadylens reads a folder with one subfolder for each class, or a folder with train/, and optionally "
-    "validation/ and test/, of such class folders"
+    "steadylens reads a folder with one subfolder for each class; a folder with train/, and optionally validation/ "
+    "and test/, of such class folders; a CSV, TSV or Parquet manifest with the columns path and label; and a .tar or "
+    ".zip of any of these"
 )
 _SPLIT_OF_FOLDER = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-_PASSED_OVER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # written by Windows and macOS
 _NOT_AN_IMAGE = re.compile(
     r".*\.(txt|csv|tsv|jsonl?|xml|ya?ml|toml|ini|cfg|md|rst|html?|css|js|pdf|docx?|xlsx?|pptx?|odt|ods|py|ipynb|sh|bat|log"
     r"|db|sqlite|parquet|arrow|np[yz]|mat|h5|hdf5|pkl|pth?|onnx|safetensors|zip|tar|t?gz|bz2|xz|7z|rar|mp[34]|mov|avi|mkv"
@@ -24,165 +27,162 @@ _NOT_AN_IMAGE = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A file that may be an image, before it is opened; `shown` is its path for people, relative where it can be."""
+class Candidate(NamedTuple):
+    """What may be an image, before it is opened; `refusal` says why it is not even to be opened, "" if it is."""
 
     path: str
-    shown: str
     class_name: str
-    split: str
+    split: str = ""
+    group: str = ""
+    refusal: str = ""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a folder of class folders holds: its classes, files to try, other files, and sentences on what was left."""
+    """What a source holds, before any image is opened.
 
-    classes: tuple[str, ...]
-    candidates: tuple[Candidate, ...]
-    stray_files: tuple[str, ...]
-    notes: tuple[str, ...]
+    Attributes:
+        home: the folder to which paths are relative when they are shown; `where` names the source in messages.
+        archives: what reads the members of each archive, by its path; all else lies on the disk.
+        classes: the splits in which each class occurs ("" for none given), by name, in the order of the labels.
+        candidates: files to try, in the order of the index.
+        stray_files: full paths of files that are no images, by their extension.
+        notes: sentences on what was left out.
+    """
+
+    home: Path
+    where: str
+    archives: dict[str, Read]
+    classes: dict[str, set[str]]
+    candidates: list[Candidate]
+    stray_files: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The files below a folder, full paths in sorted order: to be tried, strays, and links to folders."""
+    """What lies below a folder: files to be tried, those of them that are links, strays, links to folders, refusals."""
 
     files: list[str] = field(default_factory=list)
+    file_links: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
-    links: list[str] = field(default_factory=list)
+    folder_links: list[str] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
-def existing_folder(source: Path | str) -> Path:
-    """The source as an absolute path.
+def scan_tree(tree: Tree, *, needs_train: bool = True, found: Callable[[int], None] = lambda _count: None) -> Scan:
+    """List the classes of a tree, in splits or not, and the files of each by class and path; nothing is opened.
 
-    Raises:
-        DataError: it does not exist, or is not a folder.
-    """
-    path = Path(os.path.abspath(source))  # noqa: PTH100 - resolve() would replace links by where they lead
-    if not path.exists():
-        raise DataError(f"{path} does not exist. Check the spelling; {FORMS}.")
-    if not path.is_dir():
-        raise DataError(f"{path} is a file, not a folder. {FORMS}.")
-    return path
-
-
-def split_folders(root: Path) -> list[tuple[Path, str]]:
-    """The folders of class folders under `root`, each with its split; the root itself with "" where it gives none.
+    `found` is told how many files were found so far. Without `needs_train`, a tree of a test/ alone will do.
 
     Raises:
-        DataError: the names of the subfolders do not tell which of the two forms is meant.
+        DataError: it has no class folders, the names do not tell splits from classes, its top folder or a
+            split's cannot be read, or the name of a class is not valid Unicode.
     """
-    names = _subfolders(root)
-    given = [name for name in names if name.casefold() in _SPLIT_OF_FOLDER]
-    others = [name for name in names if name not in given]
-    train = next((name for name in given if name.casefold() == "train"), None)
-    if train is None:
-        if given and not others:
-            raise DataError(f"{root} holds {_listed(given)} but no train/ folder. {FORMS}.")
-        return [(root, "")]
-    classes = _subfolders(root / train)
-    if not classes and others:
-        return [(root, "")]  # "train" is the name of a class, beside others
-    if not classes:
-        raise no_class_folders(root / train)
-    _refuse_doubtful_layout(root, given, others, classes)
-    return sorted(((root / name, _SPLIT_OF_FOLDER[name.casefold()]) for name in given), key=lambda part: part[0])
+    parts = _split_folders(tree, needs_train)
+    scan = Scan(tree.home, printable(tree.root), archives_of(tree), {}, [])
+    scan.notes.extend((*tree.notes, *_beside_splits(tree, parts)))
+    scan.candidates.extend(Candidate(f"{tree.root}/{name}", "", refusal=reason) for name, reason in tree.refused)
+    file_links: set[str] = set()
+    for folder, split in parts:
+        links = _links_to_folders(tree, folder)
+        for name, path in _subfolders(tree, folder).items():
+            _require_unicode(path)
+            scan.classes.setdefault(name, set()).add(split)
+            contents = contents_of(tree, path)
+            scan.candidates.extend(Candidate(path, name, split) for path in contents.files)
+            scan.candidates.extend(Candidate(path, name, split, refusal=why) for path, why in contents.unreadable)
+            scan.stray_files.extend(contents.strays)
+            file_links.update(contents.file_links)
+            links += contents.folder_links
+            found(len(scan.candidates))
+        scan.notes.extend((*loose_note(tree, folder), *_links_note(links, "to folders not followed", tree)))
+    scan.candidates.sort(key=attrgetter("path"))
+    scan.candidates.sort(key=attrgetter("class_name"))
+    scan.stray_files.sort()
+    scan = replace(scan, classes=dict(sorted(scan.classes.items())))
+    return _each_file_once(scan, file_links, tree)
 
 
-def with_test(parts: list[tuple[Path, str]], folder: Path) -> list[tuple[Path, str]]:
-    """The parts of the source, and a folder that is to be the test split: itself, or its test/ beside other splits.
-
-    Raises:
-        DataError: there is a test split already, or the folder holds splits but no test/.
-    """
-    names = _subfolders(folder)
-    if names and all(name.casefold() in _SPLIT_OF_FOLDER for name in names):
-        inner = [name for name in names if name.casefold() == "test"]
-        if not inner:
-            raise DataError(f"{folder} holds {_listed(names)} but no test/ folder. Name the folder of test images.")
-        folder = folder / inner[0]
-    own = [part for part, split in parts if split == "test"]
-    if any(part.samefile(folder) for part in own):
-        return parts
-    if own:
-        raise DataError(
-            f"There are two test splits, {own[0]} and {folder}. Leave out the second, or move the first away."
-        )
-    return [*parts, (folder, "test")]
-
-
-def scan(folder: Path, split: str, root: Path) -> Scan:
-    """List the classes of a folder of class folders, and the files of each; nothing is opened.
-
-    Raises:
-        DataError: a folder cannot be read, or the name of a class is not valid Unicode.
-    """
-    classes = _subfolders(folder)
-    for name in classes:
-        if printable(name) != name:
-            raise DataError(
-                f"The name of the class folder {printable(str(folder / name))} is not valid Unicode: rename it."
-            )
-    contents = {name: contents_of(folder / name) for name in classes}
-    candidates = tuple(
-        Candidate(path, shown(path, root), name, split) for name in classes for path in contents[name].files
-    )
-    links = _linked_folders(folder) + [path for name in classes for path in contents[name].links]
-    strays = tuple(shown(path, root) for name in classes for path in contents[name].strays)
-    return Scan(tuple(classes), candidates, strays, (*loose_note(folder, root), *_links_note(links, root)))
-
-
-def contents_of(folder: Path) -> Contents:
-    """List what lies below a folder, at any depth; hidden files and folders are passed over, links not followed.
-
-    Raises:
-        DataError: a folder cannot be read.
-    """
-    contents, waiting = Contents(), [str(folder)]
+def contents_of(tree: Tree, folder: str) -> Contents:
+    """List what lies below a folder, at any depth, in no order; links to folders are not followed."""
+    contents, waiting = Contents(), [folder]
     while waiting:
-        for entry in _entries(waiting.pop()):
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(entry.path)
-            elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112 - an entry's path is a str
-                contents.links.append(entry.path)
-            elif _is_stray(entry):
-                contents.strays.append(entry.path)
-            else:
-                contents.files.append(entry.path)
-    for paths in (contents.files, contents.strays, contents.links):
-        paths.sort()
+        path = waiting.pop()
+        try:
+            for entry in tree.entries(path):
+                if entry.kind == "folder":
+                    waiting.append(entry.path)
+                elif entry.kind == "folder-link":
+                    contents.folder_links.append(entry.path)
+                elif is_stray(entry):
+                    contents.strays.append(entry.path)
+                else:
+                    contents.files.append(entry.path)
+                    if entry.kind == "link":
+                        contents.file_links.append(entry.path)
+        except OSError as error:  # no permission, or it vanished meanwhile: the rest can be read
+            why = f"a folder that could not be read: {error.strerror or error}. Whatever it holds is missing"
+            contents.unreadable.append((path, why))
     return contents
 
 
-def no_class_folders(folder: Path) -> DataError:
-    """The error for a folder in which class folders are missing."""
-    links = " (links to folders are not followed)" if _linked_folders(folder) else ""
-    return DataError(f"There are no class folders in {printable(str(folder))}{links}. {FORMS}.")
+def archives_of(tree: Tree) -> dict[str, Read]:
+    """What reads the members of an archive, by its path; nothing for a tree on the disk."""
+    return {tree.archive: tree.read} if tree.archive else {}
 
 
-def loose_note(folder: Path, root: Path) -> list[str]:
+def unwrapped(tree: Tree) -> Tree:
+    """The tree of the one folder in which everything lies; the tree itself where there is no such folder.
+
+    A folder with no folders and no manifest in it is a class, and one named as a split is a split.
+    """
+    top = _entries(tree, tree.root)
+    folders = [entry for entry in top if entry.kind == "folder"]
+    if len(folders) != 1 or folders[0].name.casefold() in _SPLIT_OF_FOLDER:
+        return tree
+    if not all(entry.kind == "folder" or is_stray(entry) for entry in top):
+        return tree
+    inner = _entries(tree, folders[0].path)
+    if not any(entry.kind == "folder" or is_tabular(entry.name) for entry in inner):
+        return tree
+    note = f"All of {printable(tree.root)} lies in its folder {printable(folders[0].name)!r}, which is read."
+    return replace(tree, root=folders[0].path, notes=(*tree.notes, note, *loose_note(tree, tree.root)))
+
+
+def tables_in(tree: Tree) -> list[str]:
+    """The paths of the files directly in a tree that may be manifests, by their extension."""
+    return [entry.path for entry in _entries(tree, tree.root) if entry.kind == "file" and is_tabular(entry.name)]
+
+
+def is_tabular(name: str) -> bool:
+    """Whether a file is a table, by its extension."""
+    return name.casefold().endswith((".csv", ".tsv", ".parquet"))
+
+
+def is_stray(entry: Entry) -> bool:
+    """Whether a file is none to be tried: by its extension, or because it is a pipe, a socket or a device."""
+    return entry.kind == "other" or _NOT_AN_IMAGE.fullmatch(entry.name) is not None
+
+
+def loose_note(tree: Tree, folder: str) -> list[str]:
     """Say which files lie beside the subfolders of a folder, where no class can be told."""
-    loose = [shown(entry.path, root) for entry in _entries(str(folder)) if not os.path.isdir(entry.path)]  # noqa: PTH112
+    loose = [shown(e.path, tree.home) for e in _entries(tree, folder) if e.kind not in ("folder", "folder-link")]
     if not loose:
         return []
-    where = f"{counted(loose, 'file')} directly in {printable(str(folder))}"
-    return [f"{where}, where no class can be told, passed over: {_listed(loose)}."]
+    where = f"{counted(loose, 'file')} directly in {printable(folder)}"
+    return [f"{where}, where no class can be told, passed over: {listed(loose)}."]
 
 
-def root_notes(root: Path, parts: list[tuple[Path, str]]) -> list[str]:
-    """Say what lies beside train/, validation/ and test/ and is passed over."""
-    taken = [folder for folder, _ in parts]
-    if root in taken:
-        return []
-    others = [name for name in _subfolders(root) if root / name not in taken]
-    note = f"{counted(others, 'folder')} beside the splits in {printable(str(root))} passed over: {_listed(others)}."
-    return loose_note(root, root) + ([note] if others else [])
+def no_class_folders(tree: Tree, folder: str) -> DataError:
+    """The error for a folder in which class folders are missing."""
+    links = " (links to folders are not followed)" if _links_to_folders(tree, folder) else ""
+    return DataError(f"There are no class folders in {printable(folder)}{links}. {FORMS}.")
 
 
-def shown(path: str, root: Path | None) -> str:
-    """A path for people: relative to the root where it lies below it, "/" between parts, always valid Unicode."""
-    prefix = os.path.join(str(root), "") if root else ""  # noqa: PTH118 - with a separator at its end
+def shown(path: str, home: Path | None) -> str:
+    """A path for people: relative to `home` where it lies below it, "/" between parts, always valid Unicode."""
+    prefix = os.path.join(str(home), "") if home else ""  # noqa: PTH118 - with a separator at its end
     relative = path[len(prefix) :] if prefix and path.startswith(prefix) else path
     return printable(relative.replace(os.sep, "/"))
 
@@ -197,51 +197,116 @@ def counted(items: Sequence[object], noun: str) -> str:
     return f"{len(items)} {noun}" + ("" if len(items) == 1 else "s")
 
 
-def _refuse_doubtful_layout(root: Path, given: list[str], others: list[str], classes: list[str]) -> None:
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first few names, in quotes, and how many more there are."""
+    names = [repr(printable(name)) for name in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _split_folders(tree: Tree, needs_train: bool) -> list[tuple[str, str]]:
+    """The folders of class folders, each with its split; the top folder itself with "" where there are no splits."""
+    folders = _subfolders(tree, tree.root)
+    given = {name: path for name, path in folders.items() if name.casefold() in _SPLIT_OF_FOLDER}
+    others = {name: path for name, path in folders.items() if name not in given}
+    parts = [(path, _SPLIT_OF_FOLDER[name.casefold()]) for name, path in given.items()]
+    train = next((path for path, split in parts if split == "train"), None)
+    if train is None:
+        if not given or others:
+            return _class_folders(tree, folders)
+        if needs_train or all(split != "test" for _, split in parts):
+            raise DataError(f"{printable(tree.root)} holds {listed(given)} but no train/ folder. {FORMS}.")
+        return parts
+    classes = _subfolders(tree, train)
+    if not classes and others:
+        return [(tree.root, "")]  # "train" is the name of a class, beside others
+    if not classes:
+        raise no_class_folders(tree, train)
+    _refuse_doubtful_layout(tree, given, others, set(classes))
+    return parts
+
+
+def _class_folders(tree: Tree, folders: dict[str, str]) -> list[tuple[str, str]]:
+    if not folders:
+        raise no_class_folders(tree, tree.root)
+    return [(tree.root, "")]
+
+
+def _refuse_doubtful_layout(tree: Tree, given: dict[str, str], others: dict[str, str], classes: set[str]) -> None:
     splits = [_SPLIT_OF_FOLDER[name.casefold()] for name in given]
     twice = [name for name, split in zip(given, splits, strict=True) if splits.count(split) > 1]
+    root = printable(tree.root)
     if twice:
-        raise DataError(f"{root} holds {_listed(twice)}, which mean the same split. Keep one, or merge them.")
-    alike = [name for name in others if set(_subfolders(root / name)) & set(classes)]
+        raise DataError(f"{root} holds {listed(twice)}, which mean the same split. Keep one, or merge them.")
+    alike = [name for name, path in others.items() if classes & _names_if_readable(tree, path)]
     if alike or (others and len(given) == 1):
         raise DataError(
-            f"{root} holds train/, which has class folders, and {_listed(alike or others)} too: splits or classes? "
+            f"{root} holds train/, which has class folders, and {listed(alike or others)} too: splits or classes? "
             "Name splits train, validation and test, and move other folders away."
         )
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """The visible entries of a folder, sorted by name."""
+def _each_file_once(scan: Scan, links: set[str], tree: Tree) -> Scan:
+    """Leave out links to what is in the same class and split anyway; other links are files like any other."""
+    if not links:
+        return scan
+    top = os.path.realpath(tree.root)
+    real = {
+        c.path: os.path.realpath(c.path) if c.path in links else top + c.path[len(tree.root) :] for c in scan.candidates
+    }  # no folder between the top one and a file is a link
+    taken = {(real[c.path], c.class_name, c.split) for c in scan.candidates if c.path not in links}
+    kept, again = [], []
+    for candidate in scan.candidates:
+        what = (real[candidate.path], candidate.class_name, candidate.split)
+        if candidate.path in links and what in taken:
+            again.append(candidate.path)
+        else:
+            taken.add(what)
+            kept.append(candidate)
+    note = _links_note(again, "to files that are in the same class anyway passed over", tree)
+    return replace(scan, candidates=kept, notes=[*scan.notes, *note])
+
+
+def _beside_splits(tree: Tree, parts: list[tuple[str, str]]) -> list[str]:
+    """Say what lies beside train/, validation/ and test/ and is passed over."""
+    taken = [folder for folder, _ in parts]
+    if tree.root in taken:
+        return []
+    others = [name for name, path in _subfolders(tree, tree.root).items() if path not in taken]
+    note = f"{counted(others, 'folder')} beside the splits in {printable(tree.root)} passed over: {listed(others)}."
+    return loose_note(tree, tree.root) + ([note] if others else [])
+
+
+def _entries(tree: Tree, folder: str) -> list[Entry]:
+    """The visible entries of a folder that has to be read, by name."""
     try:
-        with os.scandir(folder) as entries:
-            visible = [e for e in entries if not e.name.startswith(".") and e.name.casefold() not in _PASSED_OVER]
+        return sorted(tree.entries(folder))
     except OSError as error:
         what = f"The folder {printable(folder)} could not be read: {error.strerror or error}."
         raise DataError(f"{what} Check its permissions, or move it away.") from error
-    return sorted(visible, key=lambda entry: entry.name)
 
 
-def _subfolders(folder: Path) -> list[str]:
-    return [entry.name for entry in _entries(str(folder)) if entry.is_dir(follow_symlinks=False)]
+def _subfolders(tree: Tree, folder: str) -> dict[str, str]:
+    """The paths of the folders in a folder, by name."""
+    return {entry.name: entry.path for entry in _entries(tree, folder) if entry.kind == "folder"}
 
 
-def _linked_folders(folder: Path) -> list[str]:
-    return [e.path for e in _entries(str(folder)) if e.is_symlink() and os.path.isdir(e.path)]  # noqa: PTH112
+def _names_if_readable(tree: Tree, folder: str) -> set[str]:
+    try:
+        return set(_subfolders(tree, folder))
+    except DataError:  # it is refused when its files are listed
+        return set()
 
 
-def _is_stray(entry: os.DirEntry[str]) -> bool:
-    """Whether a file is none to be tried: by its extension, or because it is a pipe, a socket or a device."""
-    if _NOT_AN_IMAGE.fullmatch(entry.name):
-        return True
-    return not entry.is_symlink() and not entry.is_file()
+def _links_to_folders(tree: Tree, folder: str) -> list[str]:
+    return [entry.path for entry in _entries(tree, folder) if entry.kind == "folder-link"]
 
 
-def _links_note(links: list[str], root: Path) -> list[str]:
+def _require_unicode(path: str) -> None:
+    if printable(path) != path:
+        raise DataError(f"The name of the class folder {printable(path)} is not valid Unicode: rename it.")
+
+
+def _links_note(links: list[str], rest: str, tree: Tree) -> list[str]:
     if not links:
         return []
-    return [f"{counted(links, 'link')} to folders not followed: {_listed(shown(path, root) for path in links)}."]
-
-
-def _listed(names: Iterable[str], most: int = 5) -> str:
-    names = [repr(name) for name in names]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return [f"{counted(links, 'link')} {rest}: {listed(shown(path, tree.home) for path in sorted(links))}."]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -32,6 +32,14 @@ def read_content(path: str | Path) -> bytes | Refusal:
         return Refusal(f"could not be opened: {error.strerror or error}")
     except (ValueError, MemoryError) as error:  # a null character in the name; no room for the bytes
         return Refusal(f"could not be opened: {error or 'not enough memory'}")
+
+
+def read_from(archives: Mapping[str, Callable[[str], bytes | Refusal]], path: str) -> bytes | Refusal:
+    """Read a file's bytes, from one of some archives (by their paths) where it lies in one, else from the disk."""
+    for archive, read in archives.items():
+        if path.startswith(archive + os.sep):
+            return read(path)
+    return read_content(path)
 
 
 def in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], *, piece: int = 16) -> Iterator[_Result]:

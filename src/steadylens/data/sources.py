@@ -1,25 +1,43 @@
-"""Class folders, lists of paths and arrays become an `ImageIndex`: what images there are, and which are refused."""
+"""Folders, archives, manifests, frames, lists and arrays become an index: what images there are, what is refused."""
 
 from __future__ import annotations
 
+import array
 import glob
-import math
-import numbers
-import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steadylens.data import folders
-from steadylens.data.folders import Candidate
+from steadylens.data.folders import Candidate, Scan
+from steadylens.data.forms import (
+    as_test,
+    joined,
+    labels_as_names,
+    learned_classes,
+    only_test,
+    require_known,
+    scan_source,
+)
 from steadylens.data.images import Header, Refusal, read_header
-from steadylens.data.reading import in_threads, read_content
+from steadylens.data.manifests import names_of
+from steadylens.data.reading import in_threads, read_content, read_from
+from steadylens.data.trees import Read, disk_tree
 from steadylens.errors import DataError
 from steadylens.files import sha256
+
+Advance = Callable[[int, int], None]
+_ADVANCE_EVERY = 64  # images between two reports of progress
+
+
+def _nowhere(_done: int, _found: int) -> None:
+    """Progress that nobody follows."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,8 @@ class ImageIndex:
     (n, height, width, 3) or (n, height, width) when the source is an array, and `root` is None then.
     `empty_classes` (no usable image) and `stray_files` (not images, by their extension) are left
     out, and `notes` say so. To learn from, two classes are needed; to measure on, one will do.
+    `read` gives the bytes of an image by its path, or a Refusal; the paths of an archive's members
+    begin with the archive's own, and only `read` can open them.
     """
 
     root: Path | None
@@ -58,63 +78,52 @@ class ImageIndex:
     empty_classes: tuple[str, ...] = ()
     stray_files: tuple[str, ...] = ()
     fewest_classes: int = 2
+    read: Read = read_content
 
     def __len__(self) -> int:
         """The number of usable images."""
         return len(self.paths)
 
 
-def read_index(source: Path | str, *, test: Path | str | None = None) -> ImageIndex:
-    """Read a folder of class folders, or of train/, validation/ (or val/) and test/ with class folders in them.
+def read_index(
+    source: Any,  # noqa: ANN401 - frames have no common type
+    *,
+    test: Any = None,  # noqa: ANN401 - as source
+    advance: Advance = _nowhere,
+) -> ImageIndex:
+    """Read labelled images: a folder, an archive or a manifest by its path; a frame; or a pair (paths, labels).
 
-    Images may lie in subfolders of a class folder. Hidden files and folders are passed over, links
-    to folders are not followed, files with an extension that is no image's are noted; every other
-    file is read once, and is either in the index or refused. Rows are sorted by class, then by path.
-    `test` is a further folder whose images are the test split; of a folder with train/ and test/,
-    its test/ is taken.
+    The forms are described in docs/data.md. Every file is read once, and is either in the index or
+    refused. Rows are sorted by class, then by path; those of a table or a list keep its order.
+    `test` is a further source, whose images are the test split; where it gives splits, its test
+    split. `advance` is called with how many files are read and how many were found.
 
     Raises:
-        DataError: the folder cannot be read as one of these, or has fewer than two usable classes.
+        DataError: the source cannot be read as one of these, or has fewer than two usable classes.
     """
-    root = folders.existing_folder(source)
-    parts = folders.split_folders(root)
+    found = partial(advance, 0)
+    scan = scan_source(source, found=found)
     if test is not None:
-        parts = folders.with_test(parts, folders.existing_folder(test))
-    return _read_parts(root, parts, fewest=2)
+        first = len(scan.candidates)
+        more = scan_source(test, needs_train=False, found=lambda count: found(first + count))
+        scan = joined(scan, as_test(more))
+    return _index_of(scan, advance, fewest=2)
 
 
-def read_index_to_measure(source: Path | str) -> ImageIndex:
-    """Read a folder of class folders to measure a finished model on; of train/ and test/ folders, test/ alone.
+def read_index_to_measure(source: Any, *, advance: Advance = _nowhere) -> ImageIndex:  # noqa: ANN401 - as above
+    """Read labelled images to measure a finished model on; where the source gives splits, the test split alone.
 
     Raises:
-        DataError: the folder cannot be read as one of these, or has no usable image.
+        DataError: the source cannot be read, or has no usable image.
     """
-    root = folders.existing_folder(source)
-    parts = folders.split_folders(root)
-    tests = [(folder, "") for folder, split in parts if split == "test"]
-    index = _read_parts(root, tests or [(folder, "") for folder, _ in parts], fewest=1)
-    return replace(index, notes=(*index.notes, f"Only {tests[0][0]} is measured on.")) if tests else index
-
-
-def _read_parts(root: Path, parts: list[tuple[Path, str]], *, fewest: int) -> ImageIndex:
-    """Read folders of class folders, each with its split."""
-    scans = [folders.scan(folder, split, root) for folder, split in parts]
-    learned = {
-        name for (_, split), part in zip(parts, scans, strict=True) if split in ("", "train") for name in part.classes
-    }
-    if not learned:
-        raise folders.no_class_folders(root)
-    candidates = sorted((c for part in scans for c in part.candidates), key=lambda c: (c.class_name, c.shown))
-    notes = [*folders.root_notes(root, parts), *(note for part in scans for note in part.notes)]
-    strays = sorted(path for part in scans for path in part.stray_files)
-    if strays:
-        notes.append(
-            f"{folders.counted(strays, 'file')} passed over: not an image by its extension, such as {strays[0]!r}."
-        )
-    for (folder, _), part in zip(parts, scans, strict=True):
-        _require_known(set(part.classes) - learned, str(folder))
-    index = _index_of(root, candidates, sorted(learned), notes, fewest)
-    return replace(index, stray_files=tuple(strays))
+    scan = scan_source(source, needs_train=False, found=partial(advance, 0))
+    test = only_test(scan)
+    if test is not None:
+        scan = replace(test, notes=[*scan.notes, f"Only the test split of {scan.where} is measured on."])
+    candidates = [row._replace(split="") for row in scan.candidates]
+    return _index_of(
+        replace(scan, classes={name: {""} for name in scan.classes}, candidates=candidates), advance, fewest=1
+    )
 
 
 def index_paths(paths: Sequence[str | Path], labels: Sequence[object]) -> ImageIndex:
@@ -123,13 +132,7 @@ def index_paths(paths: Sequence[str | Path], labels: Sequence[object]) -> ImageI
     Raises:
         DataError: the lengths differ, a label is missing, or there are fewer than two usable classes.
     """
-    names = _names_of(labels, len(paths), "paths")
-    if not names:
-        raise DataError("There are no images: the list of paths is empty.")
-    full = [os.path.abspath(path) for path in paths]  # noqa: PTH100 - resolve() would follow links
-    root = Path(os.path.commonpath([os.path.dirname(path) for path in full]))  # noqa: PTH120 - a str
-    candidates = [Candidate(path, folders.shown(path, root), name, "") for path, name in zip(full, names, strict=True)]
-    return _index_of(root, candidates, _classes_of(labels), [], fewest=2)
+    return read_index((paths, labels))
 
 
 def index_arrays(
@@ -147,7 +150,7 @@ def index_arrays(
         DataError: a shape, dtype, length or label cannot be used, or there are fewer than two classes.
     """
     _check_images(images, "images")
-    names, classes, splits = _names_of(labels, len(images), "images"), _classes_of(labels), [""] * len(images)
+    names, classes, splits = labels_as_names(labels, len(images), "images"), names_of(labels), [""] * len(images)
     _require_classes(classes, "the labels", [], 2)
     if test is not None:
         more, more_names = _test_arrays(images, classes, *test)
@@ -219,56 +222,102 @@ def drop_refused(index: ImageIndex, refused: Mapping[int, str]) -> ImageIndex:
     )
 
 
-def _index_of(
-    root: Path, candidates: list[Candidate], classes: Sequence[str], notes: list[str], fewest: int
-) -> ImageIndex:
-    """Open every candidate; `classes`, in order, are those that can be learned."""
-    seen = list(in_threads(_inspect, candidates))
-    usable = [
-        (c, found[0], found[1]) for c, found in zip(candidates, seen, strict=True) if not isinstance(found, Refusal)
-    ]
+def _index_of(scan: Scan, advance: Advance, fewest: int) -> ImageIndex:
+    """Open every candidate, and keep those that are images."""
+    read = partial(read_from, scan.archives)
+    rows, learned = scan.candidates, learned_classes(scan)
+    require_known(set(scan.classes) - set(learned), scan.where)
+    digests, widths, heights, refused = _opened(rows, read, advance)
     refusals = tuple(
-        RefusedImage(c.shown, c.class_name, found.reason)
-        for c, found in zip(candidates, seen, strict=True)
-        if isinstance(found, Refusal)
+        RefusedImage(folders.shown(rows[row].path, scan.home), rows[row].class_name, why)
+        for row, why in refused.items()
     )
-    learned = {c.class_name for c, _, _ in usable if c.split in ("", "train")}
-    _require_classes([name for name in classes if name in learned], str(root), refusals, fewest)
-    _require_known({c.class_name for c, _, _ in usable} - learned, str(root))
-    label_of = {name: label for label, name in enumerate(name for name in classes if name in learned)}
-    empty = [name for name in classes if name not in learned]
+    usable = [candidate for row, candidate in enumerate(rows) if row not in refused] if refused else rows
+    trained = {candidate.class_name for candidate in usable if candidate.split in ("", "train")}
+    classes = [name for name in learned if name in trained]
+    _require_classes(classes, scan.where, refusals, fewest)
+    require_known({candidate.class_name for candidate in usable} - trained, scan.where)
+    label_of = {name: label for label, name in enumerate(classes)}
+    empty = [name for name in learned if name not in trained]
+    strays = tuple(folders.shown(path, scan.home) for path in scan.stray_files)
     return ImageIndex(
-        root=root,
-        classes=tuple(label_of),
-        paths=tuple(c.path for c, _, _ in usable),
-        labels=np.array([label_of[c.class_name] for c, _, _ in usable], np.int64),
-        splits=tuple(c.split for c, _, _ in usable),
-        groups=("",) * len(usable),
-        sha256=tuple(digest for _, digest, _ in usable),
-        widths=np.array([header.width for _, _, header in usable], np.int32),
-        heights=np.array([header.height for _, _, header in usable], np.int32),
+        root=scan.home,
+        classes=tuple(classes),
+        paths=tuple(candidate.path for candidate in usable),
+        labels=np.fromiter((label_of[candidate.class_name] for candidate in usable), np.int64, len(usable)),
+        splits=tuple(candidate.split for candidate in usable),
+        groups=tuple(candidate.group for candidate in usable),
+        sha256=tuple(digests),
+        widths=np.array(widths, np.int32),
+        heights=np.array(heights, np.int32),
         refusals=refusals,
-        notes=(*notes, *_empty_notes(empty, refusals)),
+        notes=(*scan.notes, *_stray_note(strays), *_straddling_note(usable), *_empty_notes(empty, refusals)),
         empty_classes=tuple(empty),
+        stray_files=strays,
         fewest_classes=fewest,
+        read=read,
     )
 
 
-def _inspect(candidate: Candidate) -> tuple[str, Header] | Refusal:
+def _opened(
+    rows: Sequence[Candidate], read: Read, advance: Advance
+) -> tuple[list[str], array.array[int], array.array[int], dict[int, str]]:
+    """Read every file once: SHA-256, width and height of each that is usable, and why each other row is not."""
+    digests: list[str] = []
+    widths, heights = array.array("i"), array.array("i")
+    refused: dict[int, str] = {}
+    for row, seen in enumerate(in_threads(partial(_inspect, read), rows)):
+        if isinstance(seen, Refusal):
+            refused[row] = seen.reason
+        else:
+            digest, header = seen
+            digests.append(digest)
+            widths.append(header.width)
+            heights.append(header.height)
+        if (row + 1) % _ADVANCE_EVERY == 0 or row + 1 == len(rows):
+            advance(row + 1, len(rows))
+    return digests, widths, heights, refused
+
+
+def _inspect(read: Read, candidate: Candidate) -> tuple[str, Header] | Refusal:
     """The SHA-256 and the header of a file, which is read once."""
+    if candidate.refusal:
+        return Refusal(candidate.refusal)
     if folders.printable(candidate.path) != candidate.path:
         return Refusal("its name is not valid Unicode: rename it")
-    content = read_content(candidate.path)
+    content = read(candidate.path)
     if isinstance(content, Refusal):
         return content
     header = read_header(content)
     return header if isinstance(header, Refusal) else (sha256(content), header)
 
 
+def _stray_note(strays: Sequence[str]) -> list[str]:
+    if not strays:
+        return []
+    return [f"{folders.counted(strays, 'file')} passed over: not an image by its extension, such as {strays[0]!r}."]
+
+
+def _straddling_note(rows: Iterable[Candidate]) -> list[str]:
+    """Say which groups given splits tear apart; splits that are cut here keep groups together."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.group:
+            splits[row.group].add(row.split or "train")
+    torn = sorted(group for group, found in splits.items() if len(found) > 1)
+    if not torn:
+        return []
+    what = f"{folders.counted(torn, 'group')} in more than one given split: {folders.listed(torn)}."
+    return [f"{what} Figures on validation and test come out too good."]
+
+
 def _found(argument: str) -> list[Path]:
     path = Path(argument)
     if path.is_dir():
-        found = [Path(name) for name in folders.contents_of(path).files]
+        contents = folders.contents_of(disk_tree(path), str(path))
+        if contents.unreadable:
+            raise DataError(f"{contents.unreadable[0][0]} is {contents.unreadable[0][1]}. Check its permissions.")
+        found = [Path(name) for name in sorted(contents.files)]
         if not found:
             raise DataError(f"There are no images in {path}. Name a folder that has some, or the images themselves.")
     elif path.exists() or not glob.has_magic(argument):
@@ -289,8 +338,8 @@ def _test_arrays(
     if test_images.shape[1:] != images.shape[1:]:
         shapes = f"{test_images.shape[1:]}, those to learn from {images.shape[1:]}"
         raise DataError(f"The test images have the shape {shapes}. Bring both to one shape.")
-    names = _names_of(labels, len(test_images), "test images")
-    _require_known(set(names) - set(classes), "the test labels")
+    names = labels_as_names(labels, len(test_images), "test images")
+    require_known(set(names) - set(classes), "the test labels")
     return test_images, names
 
 
@@ -300,23 +349,6 @@ def _check_images(images: NDArray[np.uint8], what: str) -> None:
     if not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)) or 0 in images.shape:
         needed = "(n, height, width, 3) or (n, height, width), none of them 0"
         raise DataError(f"The {what} have the shape {images.shape}: {needed}, is needed.")
-
-
-def _names_of(labels: Sequence[object], n: int, what: str) -> list[str]:
-    """The labels as class names."""
-    if len(labels) != n:
-        raise DataError(f"There are {n} {what} and {len(labels)} labels. Give one label for each.")
-    for row, label in enumerate(labels):
-        if label is None or str(label) == "" or (isinstance(label, numbers.Real) and math.isnan(label)):
-            raise DataError(f"The label in position {row} is missing ({label!r}). Fill it in, or leave that image out.")
-    return [str(label) for label in labels]
-
-
-def _classes_of(labels: Sequence[object]) -> list[str]:
-    """The distinct labels: numbers in numeric order, all else as text in alphabetical order."""
-    if all(isinstance(label, numbers.Real) and not isinstance(label, bool) for label in labels):
-        return list(dict.fromkeys(str(label) for label in sorted(labels, key=float)))  # type: ignore[arg-type]
-    return sorted({str(label) for label in labels})
 
 
 def _require_classes(classes: Sequence[str], where: str, refusals: Sequence[RefusedImage], fewest: int) -> None:
@@ -331,17 +363,6 @@ def _require_classes(classes: Sequence[str], where: str, refusals: Sequence[Refu
         f"There is only one class, {classes[0]!r}, in {where}: a classifier needs at least two.{why} "
         "Add a folder of another class; if the subfolders of this one are the classes, name this one instead."
     )
-
-
-def _require_known(unknown: Iterable[str], where: str) -> None:
-    """Raise a DataError if there are classes with nothing to train on."""
-    names = sorted(unknown)
-    if names:
-        listed = ", ".join(repr(name) for name in names)
-        raise DataError(
-            f"{where} has classes without a usable training image: {listed}. "
-            "Rename them to the names used in training, add training images, or take them out."
-        )
 
 
 def _empty_notes(classes: Sequence[str], refusals: Sequence[RefusedImage]) -> list[str]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from steadylens import files
 from steadylens.data import images
 from steadylens.data.images import Refusal
-from steadylens.data.reading import in_threads, read_content
+from steadylens.data.reading import in_threads
 from steadylens.data.sources import ImageIndex, drop_refused
 from steadylens.errors import ResourceError
 
@@ -189,7 +189,7 @@ def _decoded(index: ImageIndex, image_size: int, row: int) -> tuple[NDArray[np.u
     """The pixels of an image, and whether its content was read and is the one that was indexed."""
     if index.arrays is not None:
         return images.fit_array(index.arrays[row], image_size), True
-    content = read_content(index.paths[row])
+    content = index.read(index.paths[row])
     if isinstance(content, Refusal):
         return content, False
     if files.sha256(content) != index.sha256[row]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steadylens.data.images import Refusal, decode, fit_array
+from steadylens.data.reading import read_content
 from steadylens.deployment import artifact as artifacts
 from steadylens.deployment.artifact import Artifact
 from steadylens.errors import ArtifactError, DataError
@@ -25,6 +28,8 @@ BATCH = 256  # images that a stream holds at a time, the batch size of `logits_o
 # threads sums in another order and changes a float32 logit by 1e-5 at most. A mean that is wrong by
 # one grey level changes it by 1e-3 to 1e-1, a wrong order of colours by more. This lies between.
 LOGIT_TOLERANCE = 1e-4
+
+_Path = TypeVar("_Path", str, Path)
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,9 @@ class Predictor:
         return self._answer([decode(content, self._image_size) for content in contents])
 
     def predict_files(
-        self, paths: Iterable[Path], *, batch: int = BATCH
-    ) -> Iterator[tuple[Path, Prediction | Refusal]]:
-        """Each path with its answer, in the same order, as a stream.
+        self, paths: Iterable[_Path], *, batch: int = BATCH, read: Callable[[str], bytes | Refusal] = read_content
+    ) -> Iterator[tuple[_Path, Prediction | Refusal]]:
+        """Each path with its answer, in the same order, as a stream; `read` gives the bytes of a path.
 
         Threads read and decode one batch while the network works on the one before it, so that
         two batches are in memory at a time, however many paths there are.
@@ -68,10 +73,10 @@ class Predictor:
         remaining = iter(paths)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             chunk = list(islice(remaining, batch))
-            decoding = pool.map(self._read, chunk)
+            decoding = pool.map(partial(self._decode, read), chunk)
             while chunk:
                 following = list(islice(remaining, batch))
-                images, decoding = list(decoding), pool.map(self._read, following)
+                images, decoding = list(decoding), pool.map(partial(self._decode, read), following)
                 yield from zip(chunk, self._answer(images), strict=True)
                 chunk = following
 
@@ -100,12 +105,9 @@ class Predictor:
     def _fit(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.stack([fit_array(image, self._image_size) for image in images])
 
-    def _read(self, path: Path) -> NDArray[np.uint8] | Refusal:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            return Refusal(f"could not be opened: {error.strerror or error}")
-        return decode(content, self._image_size)
+    def _decode(self, read: Callable[[str], bytes | Refusal], path: str | Path) -> NDArray[np.uint8] | Refusal:
+        content = read(str(path))
+        return content if isinstance(content, Refusal) else decode(content, self._image_size)
 
     def _answer(self, images: Sequence[NDArray[np.uint8] | Refusal]) -> list[Prediction | Refusal]:
         decoded = [image for image in images if not isinstance(image, Refusal)]
