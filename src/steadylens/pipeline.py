@@ -206,7 +206,7 @@ def prepare(read: Callable[[], ImageIndex], config: Config, console: Console, wa
     with watch.stage("decode"), console.stage("Decoding") as advance:
         store = decode(index, image_size, cache=cache_folder(), advance=lambda i, n: advance(i / n, f"{i:,} of {n:,}"))
     with watch.stage("audit"), console.stage("Auditing"):
-        findings = audit(store.index)  # after decoding, which alone tells which images can be used
+        findings = audit(store.index, store.pixels)  # after decoding, which alone tells which images can be used
         splits = split(store.index, config.seed)
     for text in (*(f.sentence() for f in findings), *splits.notes):
         console.say(f"  {text}")

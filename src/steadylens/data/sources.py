@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadylens.data import folders
+from steadylens.data.findings import AppliedFixes
 from steadylens.data.folders import Candidate
 from steadylens.data.images import Header, Refusal, read_header
 from steadylens.data.reading import in_threads, read_content
@@ -41,6 +42,7 @@ class ImageIndex:
     (n, height, width, 3) or (n, height, width) when the source is an array, and `root` is None then.
     `empty_classes` (no usable image) and `stray_files` (not images, by their extension) are left
     out, and `notes` say so. To learn from, two classes are needed; to measure on, one will do.
+    `fixes` tells what a file of fixes changed, where there was one.
     """
 
     root: Path | None
@@ -58,6 +60,7 @@ class ImageIndex:
     empty_classes: tuple[str, ...] = ()
     stray_files: tuple[str, ...] = ()
     fewest_classes: int = 2
+    fixes: AppliedFixes | None = None
 
     def __len__(self) -> int:
         """The number of usable images."""
