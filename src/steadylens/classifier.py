@@ -1,7 +1,8 @@
-"""The Python face of a run: `train`, and an ImageClassifier that scikit-learn's tools understand."""
+"""The Python face of a run: `audit`, `train`, and an ImageClassifier that scikit-learn's tools understand."""
 
 from __future__ import annotations
 
+import shlex
 import weakref
 from collections.abc import Callable, Sequence
 from inspect import signature
@@ -16,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from steadylens import files, pipeline
 from steadylens.config import parse
 from steadylens.console import Console
+from steadylens.data.fixes import read_fixed_index
 from steadylens.data.sources import ImageIndex, index_arrays, index_paths, read_index
 from steadylens.deployment import artifact
 from steadylens.deployment.predictor import Prediction, Predictor, load
@@ -26,10 +28,38 @@ from steadylens.report.run_folder import free_name
 Images = str | Path | Sequence[str | Path] | NDArray[np.uint8]
 
 
+def audit(
+    data: str | Path,
+    *,
+    fixes: str | Path | None = None,
+    out: str | Path | None = None,
+    image_size: int | str | None = None,
+    quiet: bool = False,
+) -> pipeline.Audit:
+    """Do what `steadylens audit` does.
+
+    Args:
+        data: a folder of class folders, or of `train/`, `validation/` and `test/` folders of them.
+        fixes: a fixes.csv that an audit wrote and a person edited, to look at what is left.
+        out: folder for audit.html, audit.json and fixes.csv; None takes a free name in the current folder.
+        image_size: side at which the images are looked at, in pixels; None takes what training would.
+        quiet: say nothing meanwhile.
+    """
+    name = Path(data).resolve().name
+    return pipeline.audit_only(
+        lambda: read_fixed_index(data, fixes=fixes),
+        Path(out) if out else free_name(Path(f"{name}-audit")),
+        parse({} if image_size is None else {"image_size": image_size}),
+        train_command=shlex.join(["steadylens", "train", str(data)]),
+        console=Console(quiet=quiet),
+    )
+
+
 def train(
     data: str | Path,
     *,
     test: str | Path | None = None,
+    fixes: str | Path | None = None,
     out: str | Path | None = None,
     quiet: bool = False,
     **options: Any,  # noqa: ANN401 - each is checked by name
@@ -39,15 +69,22 @@ def train(
     Args:
         data: a folder of class folders, or of `train/`, `validation/` and `test/` folders of them.
         test: another folder, to test on.
+        fixes: a fixes.csv that an audit wrote and a person edited.
         out: folder of the run; None takes a free name beside the current folder's files.
         quiet: say nothing meanwhile.
         **options: as in `config.Config`, for instance `budget="5m"` or `imbalance="class-weights"`.
     """
     run = Path(out) if out else free_name(Path(f"{Path(data).resolve().name}-run"))
-    words = [f"{name}={value!r}" for name, value in {"test": test, **options}.items() if value is not None]
+    words = [
+        f"{name}={value!r}" for name, value in {"test": test, "fixes": fixes, **options}.items() if value is not None
+    ]
     call = f"steadylens.train({', '.join([repr(str(data)), *words])})"
     return pipeline.train(
-        lambda: read_index(data, test=test), run, parse(options), command=call, console=Console(quiet=quiet)
+        lambda: read_fixed_index(data, test=test, fixes=fixes),
+        run,
+        parse(options),
+        command=call,
+        console=Console(quiet=quiet),
     )
 
 

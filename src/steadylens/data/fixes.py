@@ -15,7 +15,7 @@ import numpy as np
 
 from steadylens.data.findings import AppliedFixes, Finding
 from steadylens.data.folders import shown
-from steadylens.data.sources import ImageIndex, drop_refused
+from steadylens.data.sources import ImageIndex, drop_refused, read_index
 from steadylens.errors import ConfigError, DataError
 
 COLUMNS = ("path", "class", "finding", "sure", "action", "new_class")
@@ -128,6 +128,21 @@ def apply_fixes(index: ImageIndex, file: Path) -> ImageIndex:
     index = _relabelled(index, moved, file.name)
     index = drop_refused(index, dict.fromkeys(drops, f"dropped by {file.name}"))
     return replace(index, fixes=applied, notes=(*index.notes, _note(applied, idle)))
+
+
+def read_fixed_index(
+    source: Path | str, *, test: Path | str | None = None, fixes: Path | str | None = None
+) -> ImageIndex:
+    """What `sources.read_index` gives, with a file of fixes applied where one is given.
+
+    Raises:
+        ConfigError: see `apply_fixes`.
+        DataError: see `sources.read_index`.
+    """
+    if fixes is None:
+        return read_index(source, test=test)
+    read_fixes(Path(fixes))  # a file that cannot be read is told before the images are
+    return apply_fixes(read_index(source, test=test), Path(fixes))
 
 
 def _compatible(findings: Sequence[Finding]) -> dict[tuple[str, str], tuple[str, str]]:

@@ -91,7 +91,7 @@ def _measure(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     # The exact percentile of whole numbers, without sorting floats.
     bright = np.partition(strongest.reshape(len(pixels), -1), round(0.99 * (count - 1)))[:, round(0.99 * (count - 1))]
     dark = np.partition(weakest.reshape(len(pixels), -1), round(0.01 * (count - 1)))[:, round(0.01 * (count - 1))]
-    grey: NDArray[np.float32] = pixels @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow converts
+    grey = (pixels @ np.array([0.299, 0.587, 0.114])).astype(np.float32)  # ITU-R BT.601, as Pillow converts
     detail, gradient = _laplacian_variance(grey), _gradient_energy(grey)
     return np.stack(
         [

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from steadylens import __version__
 from steadylens.config import Recipe
 from steadylens.data.audit import duplicate_count, leakage_count
 from steadylens.data.augment import base_strength
@@ -40,13 +41,32 @@ def data_block(index: ImageIndex, splits: Splits, findings: Sequence[Finding]) -
         "near_duplicates": None,
         "leakage": leakage_count(index),
         "label_issues": None,
-        "refusals": [{"path": r.path, "class": r.class_name, "reason": r.reason} for r in index.refusals],
+        "refusals": _refusals(index),
+        "fixes": _fixes(index),
         "findings": [asdict(f) for f in findings],
         "notes": [*index.notes, *splits.notes],
         "splits": {
             name: _by_class(index.classes, np.bincount(index.labels[rows], minlength=len(index.classes)))
             for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
         },
+    }
+
+
+def audit_block(index: ImageIndex, findings: Sequence[Finding], folder: Path) -> dict[str, Any]:
+    """What audit.json of an audit says: the counts, what was refused and what was found."""
+    counts = np.bincount(index.labels, minlength=len(index.classes))
+    return {
+        "schema": SCHEMA,
+        "steadylens_version": __version__,
+        "data": str(index.root) if index.root is not None else "arrays",
+        "folder": str(folder),
+        "images": len(index),
+        "refused": len(index.refusals),
+        "per_class": _by_class(index.classes, counts),
+        "refusals": _refusals(index),
+        "notes": list(index.notes),
+        "fixes": _fixes(index),
+        "findings": [asdict(f) for f in findings],
     }
 
 
@@ -71,6 +91,23 @@ def selection_block(
         "chosen": recipe_block(recipe),
         "why": dict(why),
         "minority": _minority(recipe, train_counts),
+    }
+
+
+def _refusals(index: ImageIndex) -> list[dict[str, str]]:
+    return [{"path": r.path, "class": r.class_name, "reason": r.reason} for r in index.refusals]
+
+
+def _fixes(index: ImageIndex) -> dict[str, Any] | None:
+    """What a file of fixes changed, in numbers; None where there was none."""
+    fixes = index.fixes
+    if fixes is None:
+        return None
+    return {
+        "file": fixes.file,
+        "dropped": fixes.dropped,
+        "relabelled": fixes.relabelled,
+        "kept": len(fixes.kept),
     }
 
 
