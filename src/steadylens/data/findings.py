@@ -96,22 +96,20 @@ def without_kept(
         shown: a path as people see it.
     """
     for finding in findings:
-        left = tuple(path for path in finding.paths if (shown(path), finding.kind) not in kept)
-        fewer = len(finding.paths) - len(left)
-        if not fewer:
+        known = {path for path in finding.paths if (shown(path), finding.kind) in kept}
+        if not known:
             yield finding
             continue
-        still = set(left)
-        sets = tuple(tuple(path for path in one if path in still) for one in finding.sets)
+        sets = tuple(tuple(path for path in one if path not in known) for one in finding.sets)
         sets = tuple(one for one in sets if len(one) > 1)
-        if finding.sets:  # a file that was left alone has nothing to be compared with any more
-            together = {path for one in sets for path in one}
-            left = tuple(path for path in left if path in together)
+        together = {path for one in sets for path in one}
+        # A file of a set that is left alone has nothing to be compared with any more.
+        left = tuple(path for path in finding.paths if (path in together if finding.sets else path not in known))
         still = set(left)
         if left:
             yield replace(
                 finding,
-                text=f"{finding.text} {fewer} of these files {'is' if fewer == 1 else 'are'} kept as fixes say.",
+                text=f"{finding.text} {len(known)} of these files {'is' if len(known) == 1 else 'are'} kept by fixes.",
                 paths=left,
                 sets=sets,
                 suggestions=tuple(one for one in finding.suggestions if one.path in still),

@@ -36,9 +36,9 @@ TITLES = {
     "animated": "Animated images",
     "stray-file": "Other files",
 }
-_SETS, _IN_SET, _LOOSE = 12, 6, 24  # pictures of one finding: sets, files of each, and files that are in no set
+_SETS, _IN_SET, _LOOSE = 9, 6, 24  # pictures of one finding: sets, files of each, and files that are in no set
 _OF_A_KIND, _IN_ALL = 96, 400  # pictures of one kind, and on the page: some 2 MB
-_OPEN_FINDINGS = 8  # of one kind; further ones are folded
+_OPEN_FINDINGS = 5  # of one kind; further ones are folded
 _LISTED = 200  # paths of a finding that are listed; audit.json and fixes.csv have all
 
 
@@ -60,6 +60,11 @@ class Shown:
     paths: tuple[str, ...]
     more_sets: int
     more_paths: int
+
+    @property
+    def all_pictured(self) -> bool:
+        """Whether every file has its picture, so that a list would say nothing new."""
+        return sum(map(len, self.sets)) + len(self.loose) == len(self.finding.paths)
 
 
 @dataclass(frozen=True, slots=True)

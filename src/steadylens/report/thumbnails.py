@@ -125,12 +125,12 @@ def _picture(path: Path) -> bytes:
 def _pixels_of(index: ImageIndex, pixels: NDArray[np.uint8], row: int, side: int) -> NDArray[np.uint8]:
     """An image squeezed into a square of at least `side`, or what the store has of it."""
     if pixels.shape[1] >= side:
-        return pixels[row]
+        return np.asarray(pixels[row])
     if index.arrays is not None:
         return fit_array(index.arrays[row], side)
     content = read_content(index.paths[row])
     image = decode(content, side) if isinstance(content, bytes) else content
-    return pixels[row] if isinstance(image, Refusal) else image
+    return np.asarray(pixels[row]) if isinstance(image, Refusal) else image
 
 
 def _encoded(square: NDArray[np.uint8], ratio: float) -> bytes:
