@@ -249,7 +249,8 @@ def prepare(read: Callable[[], ImageIndex], config: Config, console: Console, wa
     with watch.stage("audit"), console.stage("Auditing"):
         findings = audit(store.index, store.pixels)  # after decoding, which alone tells which images can be used
         splits = split(store.index, config.seed)
-    for text in (*(f.sentence() for f in findings), *splits.notes):
+    fixed = [store.index.fixes.sentence()] if store.index.fixes is not None else []
+    for text in (*fixed, *(f.sentence() for f in findings), *splits.notes):
         console.say(f"  {text}")
     sample = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0)[:] / 255.0
     mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2)).clip(min=1e-3)

@@ -216,4 +216,4 @@ def test_fixes_of_a_folder_are_relative_to_it_and_what_is_kept_stays_kept(
     file.write_text(content, "utf-8")
     dropped = read_fixed_index(data, fixes=file)
     assert [refusal.path for refusal in dropped.refusals] == ["nut/copy.png"]
-    assert [finding.kind for finding in audit(dropped, pixels[:24])] == ["refused"]
+    assert [finding.kind for finding in audit(dropped, pixels[:24])] == ["dropped"]

@@ -102,6 +102,15 @@ def test_blank_images_are_told_however_many_they_are() -> None:
     assert len(found(with_changed(one_colour, tuple(range(100))))["blank"].paths) == 100
 
 
+def test_blank_and_dark_images_do_not_hide_a_few_grey_or_blurred_ones() -> None:
+    pixels = with_changed(greyed, (0, 1))
+    pixels[2:5] = [blurred(2.0)(image) for image in pixels[2:5]]
+    pixels[10:40], pixels[40:45] = 128, noise(0, 35)(pixels[40:45])
+    assert {kind: len(one.paths) for kind, one in found(pixels).items()} == {
+        "blank": 30, "dark": 5, "blurred": 3, "grey": 2,
+    }  # fmt: skip
+
+
 def test_few_images_have_no_usual_look() -> None:
     for n, told in ((FEWEST_IMAGES - 1, False), (FEWEST_IMAGES, True)):
         findings = found(with_changed(greyed, (0,), n))

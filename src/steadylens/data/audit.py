@@ -73,9 +73,13 @@ def _refused(index: ImageIndex) -> Iterator[Finding]:
     reasons: dict[str, list[str]] = defaultdict(list)
     for refusal in index.refusals:
         reasons[refusal.reason].append(refusal.path)
+    dropped = reasons.pop(index.fixes.drop_reason, []) if index.fixes is not None else []
     for reason, paths in sorted(reasons.items()):
         text = f"{counted(paths, 'image')} refused: {reason}."
         yield Finding("refused", text, "certain", "Repair or remove; nothing is put in its place.", tuple(paths))
+    if dropped and index.fixes is not None:
+        text = f"{counted(dropped, 'image')} left out, as {index.fixes.file} says."
+        yield Finding("dropped", text, "certain", "Nothing: you decided so.", tuple(dropped))
 
 
 def _leakage(index: ImageIndex) -> Iterator[Finding]:

@@ -60,12 +60,28 @@ class AppliedFixes:
         dropped: images that are not used because of it.
         relabelled: images that it gave another class.
         kept: (path, kind) of every finding that is not to be made again; paths are relative, as people see them.
+        idle: rows on files that are not used anyway.
     """
 
     file: str
     dropped: int
     relabelled: int
     kept: frozenset[tuple[str, str]]
+    idle: int = 0
+
+    def sentence(self) -> str:
+        """What was done, in numbers."""
+        kept = len(self.kept)
+        told = (
+            f"{self.file}: {self.dropped:,} {'image' if self.dropped == 1 else 'images'} dropped, "
+            f"{self.relabelled:,} relabelled, {kept:,} {'finding' if kept == 1 else 'findings'} kept as known."
+        )
+        return told + (f" {self.idle:,} of its rows are about files that are not used anyway." if self.idle else "")
+
+    @property
+    def drop_reason(self) -> str:
+        """Why a dropped image is refused."""
+        return f"dropped by {self.file}"
 
 
 # From what makes a model or its figures wrong to what is only worth knowing; kinds that are not here come after those
@@ -75,7 +91,7 @@ _MOST_SERIOUS_FIRST = (
     *("tiny-class", "groups", "imbalance", "blank", "dark", "light", "near-duplicate", "duplicate", "outlier"),
     *("blurred", "grey", "odd-size", "odd-shape", "animated"),
 )
-_LAST = ("stray-file",)
+_LAST = ("dropped", "stray-file")
 _SUREST_FIRST = ("certain", "likely", "possible")
 
 

@@ -21,7 +21,7 @@ from steadylens.errors import ConfigError, DataError
 COLUMNS = ("path", "class", "finding", "sure", "action", "new_class")
 ACTIONS = ("drop", "relabel", "keep")
 # Findings on whole classes, and on files that are not used anyway: there is nothing to decide about single files.
-_NOT_ABOUT_FILES = {"refused", "empty-class", "tiny-class", "imbalance", "groups", "stray-file"}
+_NOT_ABOUT_FILES = {"refused", "dropped", "empty-class", "tiny-class", "imbalance", "groups", "stray-file"}
 _MOST_ERRORS = 20
 # Spreadsheets take a cell that begins with one of these for a formula (OWASP, CSV injection). An apostrophe before it
 # makes it text; one that is there already gets another, so that reading gives back what was written.
@@ -124,10 +124,10 @@ def apply_fixes(index: ImageIndex, file: Path) -> ImageIndex:
     moved = {row: name for row, name in moves.items() if index.classes[index.labels[row]] != name}
     kept = frozenset((fix.path, fix.finding) for fix in fixes if fix.action == "keep")
     idle = sum(fix.action in ("drop", "relabel") and fix.path not in rows_of for fix in fixes)
-    applied = AppliedFixes(file.name, len(drops), len(moved), kept)
+    applied = AppliedFixes(file.name, len(drops), len(moved), kept, idle)
     index = _relabelled(index, moved, file.name)
-    index = drop_refused(index, dict.fromkeys(drops, f"dropped by {file.name}"))
-    return replace(index, fixes=applied, notes=(*index.notes, _note(applied, idle)))
+    index = drop_refused(index, dict.fromkeys(drops, applied.drop_reason))
+    return replace(index, fixes=applied, notes=(*index.notes, applied.sentence()))
 
 
 def read_fixed_index(
@@ -227,15 +227,6 @@ def _relabelled(index: ImageIndex, moved: Mapping[int, str], file: str) -> Image
         labels=np.searchsorted(left, labels),
         notes=(*index.notes, *emptied),
     )
-
-
-def _note(applied: AppliedFixes, idle: int) -> str:
-    kept = len(applied.kept)
-    note = (
-        f"{applied.file}: {applied.dropped:,} {'image' if applied.dropped == 1 else 'images'} dropped, "
-        f"{applied.relabelled:,} relabelled, {kept:,} {'finding' if kept == 1 else 'findings'} kept as known."
-    )
-    return note + (f" {idle:,} of its rows are about files that are not used anyway." if idle else "")
 
 
 def _guard(cell: str) -> str:

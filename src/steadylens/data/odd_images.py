@@ -158,14 +158,14 @@ def _of_one_tone(
 
 def _blurred(index: ImageIndex, looks: Looks, plain: NDArray[np.bool_]) -> Iterator[Finding]:
     deviation = _deviations(looks.sharpness, plain)
-    blurred = (deviation < _BLURRED) & (_deviations(looks.detail, plain) < _FAINT)
-    rows = _first(plain & _rare(blurred, ODD_SHARE), deviation)
+    blurred = plain & (deviation < _BLURRED) & (_deviations(looks.detail, plain) < _FAINT)
+    rows = _first(_rare(blurred, ODD_SHARE), deviation)
     what = "far more blurred than the others, at the size at which they are learnt."
     yield from _finding(index, rows, "blurred", what, "Nothing, if such images will come in use too; else drop.")
 
 
 def _grey(index: ImageIndex, looks: Looks, plain: NDArray[np.bool_]) -> Iterator[Finding]:
-    rows = _first(plain & _rare(looks.colour < _GREY_COLOUR, GREY_SHARE), looks.colour)
+    rows = _first(_rare(plain & (looks.colour < _GREY_COLOUR), GREY_SHARE), looks.colour)
     what = f"without colour, where {len(index) - len(rows):,} others have some."
     advice = "Look where they come from: that an image is grey must not give its class away."
     yield from _finding(index, rows, "grey", what, advice)

@@ -19,7 +19,7 @@ from steadylens.report.thumbnails import Thumbnail
 # What makes a model learn something wrong, or its figures come out wrong, where it is more than possible.
 _SPOILING = {"leakage", "near-leakage", "conflicting-label", "label", "empty-class", "similar-classes"}
 # What needs no decision about the images.
-_ONLY_TOLD = {"stray-file", "imbalance", "animated"}
+_ONLY_TOLD = {"stray-file", "dropped", "imbalance", "animated"}
 _LONG_TAIL = 20.0  # imbalance from which small classes vanish on a linear scale, as in a run's report
 
 

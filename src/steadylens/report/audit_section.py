@@ -34,9 +34,10 @@ TITLES = {
     "odd-size": "Unusual sizes",
     "odd-shape": "Unusual shapes",
     "animated": "Animated images",
+    "dropped": "Left out by fixes",
     "stray-file": "Other files",
 }
-_SETS, _IN_SET, _LOOSE = 9, 6, 24  # pictures of one finding: sets, files of each, and files that are in no set
+_SETS, _IN_SET, _OF_ONE = 9, 6, 24  # of one finding: sets, files of each, and pictures in all
 _OF_A_KIND, _IN_ALL = 96, 400  # pictures of one kind, and on the page: some 2 MB
 _OPEN_FINDINGS = 5  # of one kind; further ones are folded
 _LISTED = 200  # paths of a finding that are listed; audit.json and fixes.csv have all
@@ -126,10 +127,11 @@ def _plans(findings: Sequence[Finding]) -> Iterator[list[tuple[str, ...]]]:
     of_kind: dict[str, int] = {}
     in_all = 0
     for finding in findings:
-        sets = [one[:_IN_SET] for one in finding.sets[:_SETS]] or [(path,) for path in finding.paths[:_LOOSE]]
-        plan = []
+        sets = [one[:_IN_SET] for one in finding.sets[:_SETS]] or [(path,) for path in finding.paths[:_OF_ONE]]
+        plan: list[tuple[str, ...]] = []
         for one in sets:
-            if of_kind.get(finding.kind, 0) + len(one) > _OF_A_KIND or in_all + len(one) > _IN_ALL:
+            before = (sum(map(len, plan)), of_kind.get(finding.kind, 0), in_all)
+            if any(n + len(one) > most for n, most in zip(before, (_OF_ONE, _OF_A_KIND, _IN_ALL), strict=True)):
                 break
             plan.append(one)
             of_kind[finding.kind] = of_kind.get(finding.kind, 0) + len(one)

@@ -92,12 +92,20 @@ def _kind_lines(findings: Sequence[Finding], root: Path) -> list[str]:
 
 
 def _file_lines(finding: Finding, root: Path) -> list[str]:
-    files = [
-        " = ".join(shown(path, root) for path in one[:3]) + (" = ..." if len(one) > 3 else "") for one in finding.sets
-    ]
-    files = files or [shown(path, root) for path in finding.paths]
-    more = len(files) - _LISTED_FILES
-    return files[:_LISTED_FILES] + ([f"and {more:,} more"] if more > 0 else [])
+    """A few files, or sets of files that belong together, each on a line."""
+    files = [_joined([shown(path, root) for path in one]) for one in finding.sets[:_LISTED_FILES]]
+    files = files or [shown(path, root) for path in finding.paths[:_LISTED_FILES]]
+    more = len(finding.sets or finding.paths) - len(files)
+    return files + ([f"and {more:,} more"] if more > 0 else [])
+
+
+def _joined(paths: Sequence[str]) -> str:
+    """As many paths as fit on a line, and at least two."""
+    for number in range(min(len(paths), _COLUMNS // 4), 2, -1):
+        line = " = ".join(paths[:number]) + ("" if number == len(paths) else " = ...")
+        if len(line) <= _COLUMNS - 12:
+            return line
+    return " = ".join(paths[:2]) + ("" if len(paths) <= 2 else " = ...")
 
 
 def _wrapped(text: str, first: str, others: str) -> list[str]:
