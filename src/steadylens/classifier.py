@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from steadylens import files, pipeline
 from steadylens.config import parse
 from steadylens.console import Console
-from steadylens.data.fixes import read_fixed_index
+from steadylens.data.fixes import with_fixes
 from steadylens.data.sources import ImageIndex, index_arrays, index_paths, read_index
 from steadylens.deployment import artifact
 from steadylens.deployment.predictor import Prediction, Predictor, load
@@ -47,7 +47,7 @@ def audit(
     """
     name = Path(data).resolve().name
     return pipeline.audit_only(
-        lambda: read_fixed_index(data, fixes=fixes),
+        with_fixes(lambda: read_index(data), fixes),
         Path(out) if out else free_name(Path(f"{name}-audit")),
         parse({} if image_size is None else {"image_size": image_size}),
         train_command=shlex.join(["steadylens", "train", str(data)]),
@@ -80,7 +80,7 @@ def train(
     ]
     call = f"steadylens.train({', '.join([repr(str(data)), *words])})"
     return pipeline.train(
-        lambda: read_fixed_index(data, test=test, fixes=fixes),
+        with_fixes(lambda: read_index(data, test=test), fixes),
         run,
         parse(options),
         command=call,

@@ -123,12 +123,13 @@ def train(
 
     from steadylens import pipeline
     from steadylens.console import Console
-    from steadylens.data.fixes import read_fixed_index
+    from steadylens.data.fixes import with_fixes
+    from steadylens.data.sources import read_index
     from steadylens.report.run_folder import free_name
     from steadylens.report.summary import summary
 
     run = pipeline.train(
-        lambda: read_fixed_index(data, test=test, fixes=fixes),
+        with_fixes(lambda: read_index(data, test=test), fixes),
         out or free_name(Path(f"{data.resolve().name}-run")),
         resolved,
         command=shlex.join(["steadylens", *sys.argv[1:]]),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from steadylens.data.audit import audit, unless_kept
 from steadylens.data.findings import Finding, Suggestion
-from steadylens.data.fixes import COLUMNS, apply_fixes, fixes_csv, read_fixed_index, read_fixes
+from steadylens.data.fixes import COLUMNS, apply_fixes, fixes_csv, read_fixes, with_fixes
 from steadylens.data.sources import ImageIndex, RefusedImage, index_arrays, read_index
 from steadylens.errors import ConfigError, DataError
 
@@ -201,6 +201,15 @@ def test_keeping_all_that_was_written_changes_nothing_and_finds_nothing(
     assert list(unless_kept(findings, fixed)) == []
 
 
+def test_fixes_that_cannot_be_read_are_told_before_any_image_is_read(tmp_path: Path) -> None:
+    def read() -> ImageIndex:
+        raise AssertionError
+
+    with pytest.raises(ConfigError, match="could not be read"):
+        with_fixes(read, tmp_path / "none.csv")
+    assert with_fixes(read, None) is read
+
+
 def test_fixes_of_a_folder_are_relative_to_it_and_what_is_kept_stays_kept(
     make_images: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -211,9 +220,9 @@ def test_fixes_of_a_folder_are_relative_to_it_and_what_is_kept_stays_kept(
     assert "nut/000.png,nut,duplicate,certain,,\r\nnut/copy.png,nut,duplicate,certain,drop," in content
     file = tmp_path / "fixes.csv"
     file.write_text(content.replace("certain,drop,", "certain,keep,"), "utf-8")
-    fixed = read_fixed_index(data, fixes=file)
+    fixed = with_fixes(read_index, file)(data)
     assert [finding.kind for finding in audit(fixed, pixels)] == []
     file.write_text(content, "utf-8")
-    dropped = read_fixed_index(data, fixes=file)
+    dropped = with_fixes(read_index, file)(data)
     assert [refusal.path for refusal in dropped.refusals] == ["nut/copy.png"]
     assert [finding.kind for finding in audit(dropped, pixels[:24])] == ["dropped"]

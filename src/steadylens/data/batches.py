@@ -78,11 +78,7 @@ def epoch_order(labels: NDArray[np.int64], shares: NDArray[np.float64], seed: in
 
 def quotas(shares: NDArray[np.float64], n: int) -> NDArray[np.int64]:
     """How many of the n images of an epoch each class gets: its share, rounded by largest remainder, n in all."""
-    exact = shares * n
-    whole = np.floor(exact).astype(np.int64)
-    largest = np.argsort(whole - exact, kind="stable")
-    whole[largest[: n - int(whole.sum())]] += 1
-    return whole
+    return _round_to_sum(shares * n, n)
 
 
 def batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
@@ -109,3 +105,10 @@ def to_input(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[floa
     scale = torch.tensor(std, dtype=torch.float32) * 255.0
     offset = torch.tensor(mean, dtype=torch.float32) * 255.0 / scale
     return (torch.from_numpy(pixels).float() / scale - offset).permute(0, 3, 1, 2)
+
+
+def _round_to_sum(values: NDArray[np.float64], total: int) -> NDArray[np.int64]:
+    whole = np.floor(values).astype(np.int64)
+    largest = np.argsort(whole - values, kind="stable")
+    whole[largest[: total - int(whole.sum())]] += 1
+    return whole

@@ -7,17 +7,19 @@ import difflib
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ParamSpec
 
 import numpy as np
 
 from steadylens.data.findings import AppliedFixes, Finding
 from steadylens.data.folders import shown
-from steadylens.data.sources import ImageIndex, drop_refused, read_index
+from steadylens.data.sources import ImageIndex, drop_refused
 from steadylens.errors import ConfigError, DataError
 
+_Given = ParamSpec("_Given")
 COLUMNS = ("path", "class", "finding", "sure", "action", "new_class")
 ACTIONS = ("drop", "relabel", "keep")
 # Findings on whole classes, and on files that are not used anyway: there is nothing to decide about single files.
@@ -130,19 +132,16 @@ def apply_fixes(index: ImageIndex, file: Path) -> ImageIndex:
     return replace(index, fixes=applied, notes=(*index.notes, applied.sentence()))
 
 
-def read_fixed_index(
-    source: Path | str, *, test: Path | str | None = None, fixes: Path | str | None = None
-) -> ImageIndex:
-    """What `sources.read_index` gives, with a file of fixes applied where one is given.
+def with_fixes(read: Callable[_Given, ImageIndex], file: Path | str | None) -> Callable[_Given, ImageIndex]:
+    """What reads an index, followed by the fixes of a file; without a file, as it is.
 
     Raises:
-        ConfigError: see `apply_fixes`.
-        DataError: see `sources.read_index`.
+        ConfigError: the file cannot be read: told at once, before any image is read.
     """
-    if fixes is None:
-        return read_index(source, test=test)
-    read_fixes(Path(fixes))  # a file that cannot be read is told before the images are
-    return apply_fixes(read_index(source, test=test), Path(fixes))
+    if file is None:
+        return read
+    read_fixes(Path(file))
+    return lambda *given, **named: apply_fixes(read(*given, **named), Path(file))
 
 
 def _compatible(findings: Sequence[Finding]) -> dict[tuple[str, str], tuple[str, str]]:
