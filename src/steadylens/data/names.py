@@ -154,8 +154,8 @@ def _groups(index: ImageIndex, groups: dict[str, list[int]], classes: int) -> Fi
     if across:
         text += f" {across:,} of them lie in more than one of the given splits."
     advice = (
-        "If so, give a manifest with a `group` column: splits then keep each group together. Without it, figures come "
-        "out too good, because test images have close relatives among those that are learnt."
+        "If so, give a manifest with a column named group: splits then keep each group together. Without it, figures "
+        "come out too good, because test images have close relatives among those that are learnt."
     )
     sets = tuple(tuple(index.paths[row] for row in rows) for rows in groups.values())
     return Finding("groups", text, "possible", advice, tuple(path for one in sets for path in one), sets)
