@@ -1,6 +1,6 @@
 """Turn a folder of labelled images into a classifier that you can trust and deploy.
 
-    from steadylens import ImageClassifier, load, train
+    from steadylens import ImageClassifier, audit, load, train
 
 Names are imported when they are first used, so that `import steadylens` costs nothing.
 """
@@ -11,14 +11,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from steadylens.classifier import ImageClassifier, train
+    from steadylens.classifier import ImageClassifier, audit, train
     from steadylens.deployment.predictor import load
 
 __version__ = "0.1.0"
-__all__ = ["ImageClassifier", "load", "train"]
+__all__ = ["ImageClassifier", "audit", "load", "train"]
 
 _HOMES = {
     "ImageClassifier": "steadylens.classifier",
+    "audit": "steadylens.classifier",
     "load": "steadylens.deployment.predictor",
     "train": "steadylens.classifier",
 }

@@ -1,7 +1,8 @@
-"""The Python face of a run: `train`, and an ImageClassifier that scikit-learn's tools understand."""
+"""The Python face of a run: `audit`, `train`, and an ImageClassifier that scikit-learn's tools understand."""
 
 from __future__ import annotations
 
+import shlex
 import weakref
 from collections.abc import Callable, Sequence
 from inspect import signature
@@ -17,6 +18,7 @@ from steadylens import files, pipeline
 from steadylens.config import parse
 from steadylens.console import Console
 from steadylens.data import manifests
+from steadylens.data.fixes import with_fixes
 from steadylens.data.reading import read_content
 from steadylens.data.sources import Advance, ImageIndex, index_arrays, read_index, read_index_to_measure
 from steadylens.data.trees import Read
@@ -31,11 +33,39 @@ Images = str | Path | Sequence[str | Path] | NDArray[np.uint8] | Any
 Labels = Sequence[object] | NDArray[Any] | None
 
 
+def audit(
+    data: str | Path,
+    *,
+    fixes: str | Path | None = None,
+    out: str | Path | None = None,
+    image_size: int | str | None = None,
+    quiet: bool = False,
+) -> pipeline.Audit:
+    """Do what `steadylens audit` does.
+
+    Args:
+        data: a folder, an archive or a manifest, by its path.
+        fixes: a fixes.csv that an audit wrote and a person edited, to look at what is left.
+        out: folder for audit.html, audit.json and fixes.csv; None takes a free name in the current folder.
+        image_size: side at which the images are looked at, in pixels; None takes what training would.
+        quiet: say nothing meanwhile.
+    """
+    name = Path(data).resolve().name
+    return pipeline.audit_only(
+        with_fixes(lambda advance: read_index(data, advance=advance), fixes),
+        Path(out) if out else free_name(Path(f"{name}-audit")),
+        parse({} if image_size is None else {"image_size": image_size}),
+        train_command=shlex.join(["steadylens", "train", str(data)]),
+        console=Console(quiet=quiet),
+    )
+
+
 def train(
     data: Images,
     labels: Labels = None,
     *,
     test: Any = None,  # noqa: ANN401 - as data, or a pair (data, labels)
+    fixes: str | Path | None = None,
     out: str | Path | None = None,
     quiet: bool = False,
     **options: Any,  # noqa: ANN401 - each is checked by name
@@ -47,14 +77,15 @@ def train(
             columns; a list of paths; or uint8 of shape (n, height, width, 3) or (n, height, width).
         labels: (n,) for a list of paths and for pixels, else None.
         test: what to test on instead of a part of the data: as `data`, or a pair (data, labels).
+        fixes: a fixes.csv that an audit wrote and a person edited.
         out: folder of the run; None takes a free name beside the current folder's files.
         quiet: say nothing meanwhile.
         **options: as in `config.Config`, for instance `budget="5m"` or `imbalance="class-weights"`.
     """
-    given = {"labels": labels, "test": test, **options}
+    given = {"labels": labels, "test": test, "fixes": fixes, **options}
     words = [f"{name}={_shown(value)}" for name, value in given.items() if value is not None]
     call = f"steadylens.train({', '.join([_shown(data), *words])})"
-    config, read = parse(options), _reader(data, _labels(labels), test)
+    config, read = parse(options), with_fixes(_reader(data, _labels(labels), test), fixes)
     name = Path(data).resolve().name if isinstance(data, str | Path) else "images"
     run = Path(out) if out else free_name(Path(f"{name}-run"))
     return pipeline.train(read, run, config, command=call, console=Console(quiet=quiet))

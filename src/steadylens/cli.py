@@ -39,6 +39,9 @@ Data = Annotated[
     ),
 ]
 Model = Annotated[Path, typer.Argument(metavar="RUN|ARTIFACT", help="The folder of a run, or the model/ in it.")]
+Fixes = Annotated[
+    Path | None, typer.Option("--fixes", help="A fixes.csv that an audit wrote and you edited.", show_default=False)
+]
 
 
 def _option(help_text: str, *names: str) -> Any:  # noqa: ANN401 - typer's own type
@@ -60,9 +63,27 @@ def demo(
 
 
 @app.command()
+def audit(
+    data: Data,
+    fixes: Fixes = None,
+    out: Annotated[Path | None, _option("Folder for the page and the files. [a new one, named after DATA]")] = None,
+    image_size: Annotated[str | None, _option("Side at which images are looked at, in pixels, or auto.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look for what is wrong with the images: a list, a page with pictures, and a table to decide in."""
+    from steadylens import classifier
+    from steadylens.report.summary import audit_summary
+
+    found = classifier.audit(data, fixes=fixes, out=out, image_size=image_size, quiet=quiet)
+    print_out(json.dumps(found.report) if as_json else audit_summary(found.report, found.findings))
+
+
+@app.command()
 def train(
     data: Data,
     test: Annotated[Path | None, _option("Other DATA, of any form, to test on.")] = None,
+    fixes: Fixes = None,
     out: Annotated[Path | None, _option("Folder of the run. [a new one, named after DATA]")] = None,
     budget: Annotated[str | None, _option("Wall time for everything, such as 90s, 10m, 2h. [10m]")] = None,
     network: Annotated[str | None, _option("auto, keras-blog, cnn-s, cnn-m or cnn-l.")] = None,
@@ -107,12 +128,13 @@ def train(
 
     from steadylens import pipeline
     from steadylens.console import Console
+    from steadylens.data.fixes import with_fixes
     from steadylens.data.sources import read_index
     from steadylens.report.run_folder import free_name
     from steadylens.report.summary import summary
 
     run = pipeline.train(
-        lambda advance: read_index(data, test=test, advance=advance),
+        with_fixes(lambda advance: read_index(data, test=test, advance=advance), fixes),
         out or free_name(Path(f"{data.resolve().name}-run")),
         resolved,
         command=shlex.join(["steadylens", *sys.argv[1:]]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steadylens import __version__
+from steadylens import __version__, files
 from steadylens.config import Config, Recipe
 from steadylens.console import Advance as Show
 from steadylens.console import Console
@@ -31,8 +32,11 @@ from steadylens.evaluation.evaluate import evaluate
 from steadylens.models import NetworkSpec, build
 from steadylens.models.inference import logits_of
 from steadylens.report import contents, run_folder
+from steadylens.report.audit_page import write_audit_page
+from steadylens.report.audit_section import paths_to_draw
 from steadylens.report.examples import choose_examples
 from steadylens.report.page import save_examples, write_page
+from steadylens.report.thumbnails import draw_thumbnails, save_thumbnails
 from steadylens.training.diagnosis import Diagnosis, diagnose
 from steadylens.training.loop import Epoch, Fitted, Step, fit
 from steadylens.training.selection import DEFAULT_BUDGET_S, Selection, choose_image_size, select
@@ -48,6 +52,15 @@ class Run:
 
     folder: Path
     report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A finished audit: its folder, what audit.json in it says, and the findings, the most serious first."""
+
+    folder: Path
+    report: dict[str, Any]
+    findings: tuple[Finding, ...]
 
 
 @dataclass
@@ -115,7 +128,7 @@ def train(
     index, splits = prepared.store.index, prepared.splits
     training, validation = prepared.part(splits.train), prepared.part(splits.validation)
     run_folder.write_index(run, index, splits)
-    run_folder.write_audit(run, prepared.findings)
+    _write_findings(run, prepared)
 
     with watch.stage("select"), console.stage("Selecting"):
         left = None if budget is None else budget - watch.elapsed() - REPORT_S
@@ -166,6 +179,43 @@ def train(
     return Run(run, report)
 
 
+def audit_only(
+    read: Callable[[Advance], ImageIndex],
+    folder: Path,
+    config: Config,
+    *,
+    train_command: str,
+    console: Console | None = None,
+) -> Audit:
+    """Read, decode and audit images, and write what was found: audit.html, audit.json and fixes.csv.
+
+    Args:
+        read: gives the index of the images (see `data.sources`).
+        folder: to make; it must not exist, or be empty.
+        config: of which the image size is used.
+        train_command: that trains on the same images, for the page; the fixes are added to it.
+        console: where progress goes; None is nowhere.
+
+    Raises:
+        SteadylensError: see `errors`.
+    """
+    console, watch = console or Console(quiet=True), Stopwatch()
+    run_folder.require_free(folder)
+    store, _ = _decoded(read, config, console, watch)
+    index = store.index
+    with console.stage("Auditing"):
+        findings = audit(index, store.pixels)
+    with console.stage("Writing the page"):
+        run_folder.claim(folder)
+        report = contents.audit_block(index, findings, folder)
+        thumbnails = draw_thumbnails(index, store.pixels, paths_to_draw(findings))
+        command = f"{train_command} --fixes {shlex.quote(str(folder / 'fixes.csv'))}"
+        run_folder.write_fixes(folder, findings, index)
+        files.write_json(folder / "audit.json", report)
+        write_audit_page(folder, report, findings, thumbnails, command)
+    return Audit(folder, report, findings)
+
+
 def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
     """The figures of a finished model on other labelled images, as a test block of report.json with `refusals`.
 
@@ -201,20 +251,38 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
 
 def prepare(read: Callable[[Advance], ImageIndex], config: Config, console: Console, watch: Stopwatch) -> Prepared:
     """Read, decode, audit and split the images, and say what was found."""
+    store, size_reason = _decoded(read, config, console, watch)
+    with watch.stage("audit"), console.stage("Auditing"):
+        findings = audit(store.index, store.pixels)  # after decoding, which alone tells which images can be used
+        splits = split(store.index, config.seed)
+    fixed = [store.index.fixes.sentence()] if store.index.fixes is not None else []
+    for text in (*fixed, *(f.sentence() for f in findings), *splits.notes):
+        console.say(f"  {text}")
+    sample = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0)[:] / 255.0
+    mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2)).clip(min=1e-3)
+    preprocessing = Preprocessing(store.image_size, _three(mean), _three(std))
+    return Prepared(store, findings, splits, preprocessing, size_reason)
+
+
+def _decoded(
+    read: Callable[[Advance], ImageIndex], config: Config, console: Console, watch: Stopwatch
+) -> tuple[Store, str]:
+    """Read and decode the images; the second value says why at that size."""
     with watch.stage("read"), console.stage("Reading") as advance:
         index = read(_counting(advance))
         image_size, size_reason = choose_image_size(config, index.widths, index.heights)
     with watch.stage("decode"), console.stage("Decoding") as advance:
         store = decode(index, image_size, cache=cache_folder(), advance=_counting(advance))
-    with watch.stage("audit"), console.stage("Auditing"):
-        findings = audit(store.index)  # after decoding, which alone tells which images can be used
-        splits = split(store.index, config.seed)
-    for text in (*(f.sentence() for f in findings), *splits.notes):
-        console.say(f"  {text}")
-    sample = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0)[:] / 255.0
-    mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2)).clip(min=1e-3)
-    preprocessing = Preprocessing(image_size, _three(mean), _three(std))
-    return Prepared(store, findings, splits, preprocessing, size_reason)
+    return store, size_reason
+
+
+def _write_findings(run: Path, prepared: Prepared) -> None:
+    """Write RUN/audit.json, RUN/fixes.csv, and in RUN/audit the pictures that the report shows of findings."""
+    index, findings = prepared.store.index, prepared.findings
+    run_folder.write_audit(run, findings)
+    run_folder.write_fixes(run, findings, index)
+    thumbnails = draw_thumbnails(index, prepared.store.pixels, paths_to_draw(findings))
+    save_thumbnails(run / "audit", thumbnails, index.root)
 
 
 def _counting(show: Show) -> Advance:

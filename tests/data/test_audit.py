@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from steadylens.data.audit import audit, duplicate_count, leakage_count
-from steadylens.data.findings import Finding, Suggestion
+from steadylens.data import audit as auditing
+from steadylens.data.audit import FEW_IMAGES, IMBALANCE, duplicate_count, leakage_count
+from steadylens.data.findings import AppliedFixes, Finding, Suggestion
 from steadylens.data.sources import ImageIndex, RefusedImage, index_arrays
 
 
@@ -15,6 +16,12 @@ def index_of(contents: list[int], labels: list[str], splits: list[str] | None = 
     """An index of one-pixel images, equal where their contents are."""
     index = index_arrays(np.array(contents, np.uint8).reshape(-1, 1, 1), labels)
     return index if splits is None else replace(index, splits=tuple(splits))
+
+
+def audit(index: ImageIndex) -> tuple[Finding, ...]:
+    """The audit of an index, on pixels that have nothing odd about them."""
+    pixels = np.random.default_rng(0).integers(0, 256, (len(index), 8, 8, 3), dtype=np.uint8)
+    return auditing.audit(index, pixels)
 
 
 def found(index: ImageIndex, kind: str) -> list[Finding]:
@@ -97,3 +104,37 @@ def test_empty_classes_and_refusals_and_stray_files() -> None:
     assert "all 1 of its images were refused" in empty[0].text
     assert "holds no images" in empty[1].text
     assert [finding.paths for finding in found(index, "stray-file")] == [("a/x.txt",)]
+
+
+def test_imbalance_is_told_from_where_accuracy_hides_a_class() -> None:
+    rare = FEW_IMAGES
+    for common, told in ((IMBALANCE * rare - 1, 0), (IMBALANCE * rare, 1)):
+        findings = found(index_of([0] * (common + rare), ["common"] * common + ["rare"] * rare), "imbalance")
+        assert len(findings) == told
+    assert "'common' has 10 times the images of 'rare': 100 and 10" in findings[0].text
+    assert "corrects for it" in findings[0].advice
+
+
+def test_suggestions_on_copies_across_splits_leave_the_one_that_is_measured_on() -> None:
+    splits = ["train", "validation", "test", "train", "train", "test"]
+    index = index_of([1, 1, 1, 2, 3, 4], ["a", "a", "a", "b", "b", "b"], splits)
+    dropped = {one.path for finding in audit(index) for one in finding.suggestions if one.action == "drop"}
+    assert dropped == {"array[0]", "array[1]"}
+
+
+def test_the_most_serious_comes_first() -> None:
+    labels = ["a"] * 12 + ["b"] * 3
+    splits = ["train", "test", *[""] * 13]
+    index = replace(index_of([1, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 3, 11, 12], labels, splits), stray_files=("x.txt",))
+    kinds = [finding.kind for finding in audit(index)]
+    assert kinds == ["leakage", "conflicting-label", "tiny-class", "duplicate", "stray-file"]
+
+
+def test_what_fixes_keep_is_not_found_again() -> None:
+    index = index_of([1, 1, 1, 2, 2, 3], ["a", "a", "a", "a", "a", "b"])
+    kept = frozenset({("array[1]", "duplicate"), ("array[4]", "duplicate"), ("array[0]", "leakage")})
+    (finding,) = found(replace(index, fixes=AppliedFixes("fixes.csv", 0, 0, kept)), "duplicate")
+    assert finding.sets == (("array[0]", "array[2]"),)  # of the other two, one is left, with nothing to compare it to
+    assert finding.paths == ("array[0]", "array[2]")
+    assert finding.suggestions == (Suggestion("array[2]", "drop"),)
+    assert "2 of these files are kept" in finding.text

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steadylens.data.augment import GREATEST_STRENGTH, LEVELS, Augmentation, augment, base_strength, policy_of
+from steadylens.data.augment import (
+    GREATEST_STRENGTH,
+    LEVELS,
+    Augmentation,
+    augment,
+    base_strength,
+    different_copies,
+    policy_of,
+)
 
 
 def noise(n: int, side: int, seed: int = 0) -> Tensor:
@@ -197,3 +205,22 @@ def test_the_largest_class_has_a_strength_where_something_is_asked_for_all(
     level: str, flip: bool, minority_only: bool, strength: float
 ) -> None:
     assert base_strength(level, flip=flip, minority_only=minority_only) == strength
+
+
+@pytest.mark.parametrize(
+    ("shift", "strength", "flip"), [(0.0, 1.0, True), (0.1, 1.0, False), (0.1, 2.0, True), (0.1, 0.0, True)]
+)
+def test_one_image_becomes_as_many_as_is_said(shift: float, strength: float, flip: bool) -> None:
+    policy = Augmentation(shift=shift, flip=flip)
+    copies = augmented(noise(1, 8).expand(3000, -1, -1, -1), policy, strength).reshape(3000, -1)
+    assert len(torch.unique(copies, dim=0)) == different_copies(policy, strength, 8)
+
+
+def test_what_turns_or_colours_never_gives_the_same_twice() -> None:
+    for level in ("medium", "strong"):
+        policy = policy_of(level, flip=False, minority_only=False)
+        assert different_copies(policy, 0.5, 32) == float("inf")
+        copies = augmented(noise(1, 32).expand(200, -1, -1, -1), policy, 0.5).reshape(200, -1)
+        assert len(torch.unique(copies, dim=0)) == 200
+    assert different_copies(LEVELS["strong"], 0.0, 32) == 1
+    assert different_copies(LEVELS["light"], 99.0, 32) == different_copies(LEVELS["light"], GREATEST_STRENGTH, 32)

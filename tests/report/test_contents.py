@@ -6,17 +6,23 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from steadylens.config import Recipe
 from steadylens.data.audit import audit
+from steadylens.data.augment import GREATEST_STRENGTH
+from steadylens.data.batches import epoch_order
+from steadylens.data.findings import AppliedFixes
 from steadylens.data.images import Preprocessing
 from steadylens.data.sources import ImageIndex, RefusedImage, read_index
 from steadylens.data.split import Splits
 from steadylens.report import contents
+from steadylens.training.imbalance import balance
 from steadylens.training.loop import Fitted
 
 RECIPE = Recipe(
@@ -30,6 +36,7 @@ FITTED = Fitted(
 )  # fmt: skip
 VALIDATION = {name: {"value": 0.5} for name in ("balanced_accuracy", "balanced_log_loss", "worst_class_recall")}
 COUNTS = np.array([90, 10])
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
 
 
 def index_of(make_images: Callable[..., Path]) -> ImageIndex:
@@ -42,7 +49,7 @@ def index_of(make_images: Callable[..., Path]) -> ImageIndex:
 def test_the_data_block_counts_what_there_is(make_images: Callable[..., Path]) -> None:
     index = index_of(make_images)
     splits = Splits(np.array([0, 1, 2, 3, 9]), np.array([4, 5, 10]), np.array([6, 7, 8, 11]), ("No test nut.",))
-    block = contents.data_block(index, splits, audit(index))
+    block = contents.data_block(index, splits, audit(index, PIXELS))
     json.dumps(block, allow_nan=False)
     assert (block["images"], block["refused"], block["duplicates"], block["leakage"]) == (12, 1, 1, 0)
     assert block["per_class"] == {"bolt": 9, "nut": 3}
@@ -56,6 +63,22 @@ def test_the_data_block_counts_what_there_is(make_images: Callable[..., Path]) -
     assert block["notes"] == ["A note.", "No test nut."]
     assert {finding["kind"] for finding in block["findings"]} >= {"refused", "duplicate", "tiny-class"}
     assert (block["near_duplicates"], block["label_issues"]) == (None, None)  # not looked for, which is not 0
+    assert block["fixes"] is None
+
+
+def test_what_fixes_did_is_in_both_blocks(make_images: Callable[..., Path]) -> None:
+    applied = AppliedFixes("mine.csv", 2, 1, frozenset({("nut/000.png", "grey")}))
+    index = replace(index_of(make_images), fixes=applied)
+    told = {"file": "mine.csv", "dropped": 2, "relabelled": 1, "kept": 1}
+    splits = Splits(np.arange(12), np.arange(0), np.arange(0), ())
+    findings = audit(index, PIXELS)
+    assert contents.data_block(index, splits, findings)["fixes"] == told
+    block = contents.audit_block(index, findings, Path("out"))
+    json.dumps(block, allow_nan=False)
+    assert (block["fixes"], block["images"], block["refused"], block["folder"]) == (told, 12, 1, "out")
+    assert block["per_class"] == {"bolt": 9, "nut": 3}
+    assert block["refusals"] == [{"path": "nut/x.png", "class": "nut", "reason": "is empty"}]
+    assert [one["kind"] for one in block["findings"]] == [one.kind for one in findings]
 
 
 def test_the_selection_block_has_the_trial_and_its_reasons() -> None:
@@ -81,6 +104,49 @@ def test_minority_classes_are_shown_where_they_are_treated_otherwise() -> None:
         assert {name: row["drawn_per_epoch"] for name, row in minority.items()} == drawn
         assert {name: row["images"] for name, row in minority.items()} == {"bolt": 90, "nut": 10}
         assert (minority["nut"]["strength"] > minority["bolt"]["strength"]) == bool(recipe.minority_augment)
+
+
+def minority_of(**recipe: Any) -> dict[str, Any]:  # noqa: ANN401 - fields of a recipe
+    block = contents.selection_block(replace(RECIPE, **recipe), {}, COUNTS, VALIDATION, FITTED)
+    minority: dict[str, Any] = block["minority"]
+    return minority
+
+
+def test_effective_images_are_draws_as_far_as_augmentation_goes() -> None:
+    # 7 epochs in which 50 nuts are drawn, from 10 images.
+    for augment, flip, images in (
+        ("off", False, 10),  # the same 10 again and again
+        ("off", True, 20),  # each, and each mirrored
+        ("light", False, 10 * 9),  # shifts by -1, 0 or 1 pixels of 8 in two directions
+        ("medium", False, 7 * 50),  # turned and coloured: no two alike
+    ):
+        nut = minority_of(imbalance="oversample", augment=augment, flip=flip, image_size=16)["per_class"]["nut"]
+        assert (nut["images"], nut["drawn_per_epoch"], nut["draws_per_image"]) == (10, 50, 5.0)
+        assert nut["effective_images"] == images, augment
+
+
+def test_minority_figures_are_those_of_the_training() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        counts = rng.integers(1, 500, 5)
+        names = tuple("abcde")
+        recipe = replace(RECIPE, classes=names, minority_augment=float(rng.uniform(0.01, 1)), augment="medium")
+        minority = contents.selection_block(recipe, {}, counts, VALIDATION, FITTED)["minority"]
+        remedy = balance(counts, recipe.imbalance, recipe.minority_augment, 1.0)
+        labels = np.repeat(np.arange(5), counts)
+        order = epoch_order(labels, remedy.shares, 0, 1)
+        drawn = np.bincount(labels[order], minlength=5).tolist()
+        assert [minority["per_class"][name]["drawn_per_epoch"] for name in names] == drawn
+        strengths = [minority["per_class"][name]["strength"] for name in names]
+        assert strengths == pytest.approx(remedy.strengths.clip(max=GREATEST_STRENGTH), abs=1e-3)
+        assert minority["epochs"] == FITTED.epochs
+
+
+def test_the_strength_told_is_the_one_used_and_not_beyond_the_greatest() -> None:
+    recipe = replace(RECIPE, minority_augment=1.0, augment="strong")
+    counts = np.array([10**7, 10])
+    per_class = contents.selection_block(recipe, {}, counts, VALIDATION, FITTED)["minority"]["per_class"]
+    assert per_class["nut"]["strength"] == GREATEST_STRENGTH
 
 
 def test_the_training_block_says_how_it_ended() -> None:

@@ -53,6 +53,25 @@ def base_strength(level: str, *, flip: bool, minority_only: bool) -> float:
     return float(level != "off" or (flip and not minority_only))
 
 
+def different_copies(policy: Augmentation, strength: float, side: int) -> float:
+    """How many different images one image can become, at most; infinity where something changes without steps.
+
+    Shifts are whole pixels and mirroring is a yes or no, so that light augmentation has few outcomes.
+
+    Args:
+        policy: how far an image of strength 1 may be changed.
+        strength: of this image.
+        side: of the image, in pixels.
+    """
+    strength = min(max(strength, 0.0), GREATEST_STRENGTH)
+    if strength == 0.0:
+        return 1.0
+    if policy.rotate or policy.scale or policy.colour or policy.cutout:
+        return math.inf
+    shifts = 2 * round(policy.shift * strength * side) + 1
+    return float(shifts**2 * (2 if policy.flip else 1))
+
+
 def augment(images: Tensor, policy: Augmentation, strength: Tensor, generator: torch.Generator) -> Tensor:
     """Give every image a random change no larger than `policy` times its strength.
 

@@ -67,14 +67,18 @@ def epoch_order(labels: NDArray[np.int64], shares: NDArray[np.float64], seed: in
         (n,) positions in `labels`.
     """
     rng = np.random.default_rng([seed, epoch, 0, _ORDER])
-    quotas = _round_to_sum(shares * len(labels), len(labels))
     drawn: list[NDArray[np.int64]] = []
-    for label, quota in enumerate(quotas):
+    for label, quota in enumerate(quotas(shares, len(labels))):
         members = np.flatnonzero(labels == label)
         if quota:
             whole, rest = divmod(int(quota), len(members))
             drawn += [np.repeat(members, whole), rng.permutation(members)[:rest]]
     return rng.permutation(np.concatenate(drawn))
+
+
+def quotas(shares: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """How many of the n images of an epoch each class gets: its share, rounded by largest remainder, n in all."""
+    return _round_to_sum(shares * n, n)
 
 
 def batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:

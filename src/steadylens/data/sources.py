@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadylens.data import folders
+from steadylens.data.findings import AppliedFixes
 from steadylens.data.folders import Candidate, Scan
 from steadylens.data.forms import (
     as_test,
@@ -61,6 +62,7 @@ class ImageIndex:
     out, and `notes` say so. To learn from, two classes are needed; to measure on, one will do.
     `read` gives the bytes of an image by its path, or a Refusal; the paths of an archive's members
     begin with the archive's own, and only `read` can open them.
+    `fixes` tells what a file of fixes changed, where there was one.
     """
 
     root: Path | None
@@ -79,6 +81,7 @@ class ImageIndex:
     stray_files: tuple[str, ...] = ()
     fewest_classes: int = 2
     read: Read = read_content
+    fixes: AppliedFixes | None = None
 
     def __len__(self) -> int:
         """The number of usable images."""

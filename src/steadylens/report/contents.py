@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from steadylens import __version__
 from steadylens.config import Recipe
 from steadylens.data.audit import duplicate_count, leakage_count
-from steadylens.data.augment import base_strength
+from steadylens.data.augment import GREATEST_STRENGTH, base_strength, different_copies, policy_of
+from steadylens.data.batches import quotas
 from steadylens.data.findings import Finding
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
@@ -40,13 +42,32 @@ def data_block(index: ImageIndex, splits: Splits, findings: Sequence[Finding]) -
         "near_duplicates": None,
         "leakage": leakage_count(index),
         "label_issues": None,
-        "refusals": [{"path": r.path, "class": r.class_name, "reason": r.reason} for r in index.refusals],
+        "refusals": _refusals(index),
+        "fixes": _fixes(index),
         "findings": [asdict(f) for f in findings],
         "notes": [*index.notes, *splits.notes],
         "splits": {
             name: _by_class(index.classes, np.bincount(index.labels[rows], minlength=len(index.classes)))
             for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
         },
+    }
+
+
+def audit_block(index: ImageIndex, findings: Sequence[Finding], folder: Path) -> dict[str, Any]:
+    """What audit.json of an audit says: the counts, what was refused and what was found."""
+    counts = np.bincount(index.labels, minlength=len(index.classes))
+    return {
+        "schema": SCHEMA,
+        "steadylens_version": __version__,
+        "data": str(index.root) if index.root is not None else "arrays",
+        "folder": str(folder),
+        "images": len(index),
+        "refused": len(index.refusals),
+        "per_class": _by_class(index.classes, counts),
+        "refusals": _refusals(index),
+        "notes": list(index.notes),
+        "fixes": _fixes(index),
+        "findings": [asdict(f) for f in findings],
     }
 
 
@@ -70,25 +91,57 @@ def selection_block(
         "trials": [trial],
         "chosen": recipe_block(recipe),
         "why": dict(why),
-        "minority": _minority(recipe, train_counts),
+        "minority": _minority(recipe, train_counts, fitted.epochs),
     }
 
 
-def _minority(recipe: Recipe, counts: NDArray[np.int64]) -> dict[str, Any] | None:
+def _refusals(index: ImageIndex) -> list[dict[str, str]]:
+    return [{"path": r.path, "class": r.class_name, "reason": r.reason} for r in index.refusals]
+
+
+def _fixes(index: ImageIndex) -> dict[str, Any] | None:
+    """What a file of fixes changed, in numbers; None where there was none."""
+    fixes = index.fixes
+    if fixes is None:
+        return None
+    return {
+        "file": fixes.file,
+        "dropped": fixes.dropped,
+        "relabelled": fixes.relabelled,
+        "kept": len(fixes.kept),
+    }
+
+
+def _minority(recipe: Recipe, counts: NDArray[np.int64], epochs: int) -> dict[str, Any] | None:
+    """What drawing small classes more often and changing them more came to; None where neither was done.
+
+    `effective_images` is how many different images of a class the network can have seen: each draw of the training
+    gives a new one, until augmentation has no further outcome for an image. It is an upper bound, because two draws may
+    come to the same, and it counts variations of the images there are, which teach less than as many images would.
+    """
     if not recipe.minority_augment and recipe.imbalance != "oversample":
         return None
-    strength = base_strength(recipe.augment, flip=recipe.flip, minority_only=recipe.minority_augment > 0)
-    remedy = balance(counts, recipe.imbalance, recipe.minority_augment, strength)
-    rows = zip(recipe.classes, counts, remedy.shares, remedy.strengths, strict=True)
+    only = recipe.minority_augment > 0
+    policy = policy_of(recipe.augment, flip=recipe.flip, minority_only=only)
+    base = base_strength(recipe.augment, flip=recipe.flip, minority_only=only)
+    remedy = balance(counts, recipe.imbalance, recipe.minority_augment, base)
+    strengths = remedy.strengths.clip(0.0, GREATEST_STRENGTH).tolist()
+    drawn = quotas(remedy.shares, int(counts.sum())).tolist()
+    rows = zip(recipe.classes, counts.tolist(), drawn, strengths, strict=True)
     return {
+        "epochs": epochs,
         "per_class": {
             name: {
-                "images": int(images),
-                "drawn_per_epoch": round(float(share) * int(counts.sum())),
-                "strength": round(float(strength), 3),
+                "images": images,
+                "drawn_per_epoch": per_epoch,
+                "draws_per_image": round(per_epoch / images, 2),
+                "strength": round(strength, 3),
+                "effective_images": int(
+                    min(epochs * per_epoch, images * different_copies(policy, strength, recipe.image_size))
+                ),
             }
-            for name, images, share, strength in rows
-        }
+            for name, images, per_epoch, strength in rows
+        },
     }
 
 

@@ -7,17 +7,17 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files as package_files
 from pathlib import Path, PurePath
 from typing import Any
 
-from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from steadylens import files
 from steadylens.errors import DataError
 from steadylens.report import figures, plots, tables
+from steadylens.report.audit_section import Kind, findings_of, kinds_of
+from steadylens.report.templates import render
+from steadylens.report.thumbnails import read_thumbnails
 from steadylens.report.verdict import most_frequent_confusions, verdict_of
 
 GROUPS = {  # in the order of the page
@@ -67,8 +67,7 @@ def write_page(run: Path) -> Path:
     """
     report = _read_report(run)
     page = run / "report.html"
-    html = _environment().get_template("template.html.j2").render(_context(run, report))
-    files.write_bytes(page, html.encode("utf-8", errors="replace"))  # a file name may hold what UTF-8 cannot
+    files.write_bytes(page, render("template.html.j2", _context(run, report)))
     return page
 
 
@@ -103,7 +102,6 @@ def _context(run: Path, report: dict[str, Any]) -> dict[str, Any]:
     varying, trials = tables.trial_rows(report["selection"])
     rows = tables.class_rows(report)
     folded = len(rows) > _ROWS_ON_A_SCREEN
-    findings = _read_json(run / "audit.json", what="audit")
     why = report["selection"].get("why") or {}
     return {
         "run_name": run.resolve().name,
@@ -117,7 +115,7 @@ def _context(run: Path, report: dict[str, Any]) -> dict[str, Any]:
         "most_trained": max([row.train or 0 for row in rows], default=0),
         "examples": _pictures(run / "examples"),
         "groups": GROUPS,
-        "findings": None if findings is None else tables.findings_by_kind(findings),
+        "findings": _findings(run),
         "varying": varying,
         "trials": trials,
         "recipe": tables.recipe_rows(_read_json(run / "recipe.json", what="recipe") or {}, why),
@@ -127,6 +125,17 @@ def _context(run: Path, report: dict[str, Any]) -> dict[str, Any]:
         "abstention": report["test"].get("abstention") or report.get("abstention"),
         **_confusion(report),
     }
+
+
+def _findings(run: Path) -> list[Kind] | None:
+    """The audit's findings with their pictures, or None where the run has no audit."""
+    rows = _read_json(run / "audit.json", what="audit")
+    if rows is None:
+        return None
+    folder = run / "audit"
+    saved = _read_json(folder / "thumbnails.json", what="list of thumbnails") or {"root": None, "pictures": []}
+    root = Path(saved["root"]) if saved["root"] else None
+    return kinds_of(findings_of(rows), read_thumbnails(folder, saved["pictures"]), root)
 
 
 def _confusion(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,25 +247,3 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
             f"{path} holds a line that is not an epoch: {error}. Remove that line and try again."
         ) from error
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
-
-
-@cache
-def _environment() -> Environment:
-    """Jinja2 with everything escaped, unknown names refused, and figures written as figures.py says."""
-    folder = package_files("steadylens.report")
-    names = ("template.html.j2", "style.css")
-    sources = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in names}
-    environment = Environment(
-        loader=DictLoader(sources),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: figures.MISSING if value is None else value,
-    )
-    for write in (figures.percent, figures.points, figures.decimal, figures.count, figures.duration, figures.plain):
-        environment.filters[write.__name__] = write
-    environment.filters["in_words"] = figures.field
-    environment.filters["interval"] = figures.interval_of
-    environment.filters["percent_range"] = figures.percent_range
-    return environment

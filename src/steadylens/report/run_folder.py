@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from steadylens import files
 from steadylens.config import Recipe
 from steadylens.data.findings import Finding
+from steadylens.data.fixes import fixes_csv
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
 from steadylens.errors import ConfigError
@@ -77,6 +78,11 @@ def write_index(run: Path, index: ImageIndex, splits: Splits) -> None:
 def write_audit(run: Path, findings: Sequence[Finding]) -> None:
     """Write RUN/audit.json: a list of findings."""
     files.write_json(run / "audit.json", [asdict(f) for f in findings])
+
+
+def write_fixes(run: Path, findings: Sequence[Finding], index: ImageIndex) -> None:
+    """Write RUN/fixes.csv: what could be done about each file, to be edited and given back with --fixes."""
+    files.write_text(run / "fixes.csv", fixes_csv(findings, index))
 
 
 def write_recipe(run: Path, recipe: Recipe) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -159,13 +158,6 @@ def trial_rows(selection: Mapping[str, Any]) -> tuple[list[str], list[TrialRow]]
         )
         for trial in ordered
     ]
-
-
-def findings_by_kind(findings: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """The audit's findings, those of one kind together, in the order in which the kinds first occur."""
-    order = {kind: place for place, kind in enumerate(dict.fromkeys(str(one["kind"]) for one in findings))}
-    ordered = sorted(findings, key=lambda one: order[str(one["kind"])])
-    return [(kind, list(group)) for kind, group in groupby(ordered, key=lambda one: str(one["kind"]))]
 
 
 def _card(
