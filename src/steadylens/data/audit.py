@@ -25,6 +25,7 @@ def audit(index: ImageIndex) -> tuple[Finding, ...]:
         *_duplicates(index),
         *_empty_classes(index),
         *_tiny_classes(index),
+        *_animated(index),
         *_stray_files(index),
     )
 
@@ -120,6 +121,13 @@ def _tiny_classes(index: ImageIndex) -> Iterator[Finding]:
             what = f"{size} images: figures on it will be loose"
         paths = _paths(index, np.flatnonzero(index.labels == label).tolist())
         yield Finding("tiny-class", f"The class {index.classes[label]!r} has {what}.", "certain", "Add images.", paths)
+
+
+def _animated(index: ImageIndex) -> Iterator[Finding]:
+    if index.animated:
+        text = f"{counted(index.animated, 'image')} with further frames or pages: only the first of each is used."
+        advice = "Nothing, unless what matters is in another frame: then save that one as an image of its own."
+        yield Finding("animated", text, "certain", advice, index.animated)
 
 
 def _stray_files(index: ImageIndex) -> Iterator[Finding]:

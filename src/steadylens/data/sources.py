@@ -39,7 +39,8 @@ class ImageIndex:
     not give one, `groups` "" where there is none. `sha256` is of the file's bytes, or of the shape
     and pixels of an array. Widths and heights are in pixels, as displayed. `arrays` has shape
     (n, height, width, 3) or (n, height, width) when the source is an array, and `root` is None then.
-    `empty_classes` (no usable image) and `stray_files` (not images, by their extension) are left
+    `animated` holds the paths of images with further frames or pages behind the first, the one that is
+    used. `empty_classes` (no usable image) and `stray_files` (not images, by their extension) are left
     out, and `notes` say so. To learn from, two classes are needed; to measure on, one will do.
     """
 
@@ -57,6 +58,7 @@ class ImageIndex:
     arrays: NDArray[np.uint8] | None = None
     empty_classes: tuple[str, ...] = ()
     stray_files: tuple[str, ...] = ()
+    animated: tuple[str, ...] = ()
     fewest_classes: int = 2
 
     def __len__(self) -> int:
@@ -196,6 +198,7 @@ def drop_refused(index: ImageIndex, refused: Mapping[int, str]) -> ImageIndex:
         RefusedImage(folders.shown(index.paths[row], index.root), index.classes[index.labels[row]], refused[row])
         for row in sorted(refused)
     )
+    gone = {index.paths[row] for row in refused}
     present = set(index.labels[kept].tolist())
     classes = [name for label, name in enumerate(index.classes) if label in present]
     lost = [name for label, name in enumerate(index.classes) if label not in present]
@@ -216,6 +219,7 @@ def drop_refused(index: ImageIndex, refused: Mapping[int, str]) -> ImageIndex:
         notes=(*index.notes, *_empty_notes(lost, refusals)),
         arrays=None if index.arrays is None else index.arrays[kept],
         empty_classes=tuple(sorted((*index.empty_classes, *lost))),
+        animated=tuple(path for path in index.animated if path not in gone),
     )
 
 
@@ -250,6 +254,7 @@ def _index_of(
         refusals=refusals,
         notes=(*notes, *_empty_notes(empty, refusals)),
         empty_classes=tuple(empty),
+        animated=tuple(c.path for c, _, header in usable if header.animated),
         fewest_classes=fewest,
     )
 
