@@ -17,7 +17,7 @@ from steadylens import __version__
 from steadylens.config import Config, Recipe
 from steadylens.console import Console
 from steadylens.data.audit import audit
-from steadylens.data.batches import LabelledPixels
+from steadylens.data.batches import LabelledPixels, colours
 from steadylens.data.findings import Finding
 from steadylens.data.images import Preprocessing
 from steadylens.data.reading import read_content
@@ -210,9 +210,8 @@ def prepare(read: Callable[[], ImageIndex], config: Config, console: Console, wa
         splits = split(store.index, config.seed)
     for text in (*(f.sentence() for f in findings), *splits.notes):
         console.say(f"  {text}")
-    sample = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0)[:] / 255.0
-    mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2)).clip(min=1e-3)
-    preprocessing = Preprocessing(image_size, _three(mean), _three(std))
+    mean, std = colours(LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0))
+    preprocessing = Preprocessing(image_size, _three(mean), _three(std.clip(min=1e-3)))
     return Prepared(store, findings, splits, preprocessing, size_reason)
 
 

@@ -38,9 +38,9 @@ def in_forks(
         RuntimeError: `function` raised an exception, whose traceback is on stderr.
     """
     workers: list[tuple[int, IO[bytes]]] = []
+    shares = [range(first * piece, len(names), processes * piece) for first in range(processes)]
     try:
-        for first in range(processes):
-            workers.append(_start(function, range(first * piece, len(names), processes * piece), piece, len(names)))
+        workers.extend(_start(function, share, piece, len(names)) for share in shares)
         for number, start in enumerate(range(0, len(names), piece)):
             process, lines = workers[number % processes]
             line = lines.readline()
@@ -93,7 +93,7 @@ def _work(function: Callable[[int], Any], starts: range, piece: int, n: int, sen
 
 
 def _lost(process: int, doing: str, names: Sequence[str]) -> Exception:
-    """The error for a process that ended before its work; it is not waited for yet, so that its number is not reused."""
+    """The error for a process that ended before its work was done; it is left to be waited for."""
     ended = os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
     if ended is None or ended.si_code == os.CLD_EXITED:
         return RuntimeError(f"A process failed while {doing}; its traceback is above.")

@@ -115,8 +115,9 @@ def read_header(content: bytes) -> Header | Refusal:
 def decode(content: bytes, image_size: int) -> NDArray[np.uint8] | Refusal:
     """Decode an image file into RGB pixels of shape (image_size, image_size, 3); never raises on any bytes.
 
-    All formats give the first frame, and colour profiles are not applied. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that
-    is still at least twice `image_size` on both sides. 16-bit grey is scaled to 8 bits.
+    All formats give the first frame, and colour profiles are not applied. A JPEG is decoded at 1/2, 1/4
+    or 1/8 of its size where that is still at least twice `image_size` on both sides. 16-bit grey is
+    scaled to 8 bits.
     """
     try:
         with warnings_silenced():
@@ -158,8 +159,6 @@ def _open(content: bytes) -> ImageFile.ImageFile | Refusal:
     width, height = image.size
     if width * height > PIXEL_CEILING:
         return Refusal(f"too many pixels: {width} x {height}")
-    if width * height == 0:
-        return Refusal(f"no pixels: {width} x {height}")
     return image
 
 
