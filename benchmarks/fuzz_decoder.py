@@ -18,7 +18,7 @@ import tempfile
 from io import BytesIO
 from pathlib import Path
 
-import atheris  # type: ignore[import-not-found, unused-ignore]
+import atheris  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 with atheris.instrument_imports(include=["PIL", "steadylens.data.images"]):
     import numpy as np
@@ -78,7 +78,8 @@ def check(content: bytes) -> None:
             assert 0 < len(outcome.reason) < 200, outcome  # noqa: S101 - what a fuzzer stops at
             assert "\n" not in outcome.reason, outcome  # noqa: S101
         elif not isinstance(outcome, Header):
-            assert (outcome.shape, outcome.dtype) == ((SIDE, SIDE, 3), np.uint8), outcome.shape  # noqa: S101
+            assert outcome.shape == (SIDE, SIDE, 3), outcome.shape  # noqa: S101
+            assert outcome.dtype == np.uint8, outcome.dtype  # noqa: S101
 
 
 def main() -> None:

@@ -97,3 +97,10 @@ def test_empty_classes_and_refusals_and_stray_files() -> None:
     assert "all 1 of its images were refused" in empty[0].text
     assert "holds no images" in empty[1].text
     assert [finding.paths for finding in found(index, "stray-file")] == [("a/x.txt",)]
+
+
+def test_images_with_further_frames() -> None:
+    index = replace(index_of([1, 2], ["a", "b"]), animated=("array[1]",))
+    (finding,) = found(index, "animated")
+    assert (finding.paths, finding.sure) == (("array[1]",), "certain")
+    assert "1 image with further frames or pages" in finding.text

@@ -107,8 +107,8 @@ for name in ("shift 2/line a/nested.png", ".hidden.png", ".cache/thumbnail.png",
     image(f"train/bolt/{name}", "PNG")
 for name in ("Žluťoučký 猫 🐈.png", 'it\'s "quoted".png', "two\nlines.png", "--help.png", "[a-z]*?.png"):
     image(f"train/bolt/{name}", "PNG")
-for path in ("loose.png", "annotations/box.png", "train/bolt/latin-1-\udce9.png", "train/lonely/only.png"):
-    image(path, "PNG")
+for below in ("loose.png", "annotations/box.png", "train/bolt/latin-1-\udce9.png", "train/lonely/only.png"):
+    image(below, "PNG")
 image("train/bolt/Mixed.JpEg", "JPEG")
 file("train/bolt/Thumbs.db", lambda _: b"\xd0\xcf\x11\xe0" * 9)
 file("train/bolt/.DS_Store", lambda _: b"\0\0\0\1Bud1")
@@ -130,11 +130,15 @@ link("train/bolt/self.png", "self.png")
 link("train/bolt/dangling.png", "nowhere.png")
 link("train/bolt/link-to-a-bolt.png", "bolt-00.png")
 link("train/nut/link-to-a-bolt.png", "../bolt/bolt-01.png")
-for path, of in (("train/bolt/copy.png", 2), ("train/nut/bolt-too.png", 3), ("test/bolt/leaked.png", 4)):
-    BUILDERS[path] = lambda full, of=of: (  # type: ignore[misc]
-        shutil.copy(full.parents[2] / f"train/bolt/bolt-{of:02}.png", full),
-        None,
-    )[1]
+
+
+def copy(path: str, of: int) -> None:
+    BUILDERS[path] = lambda full: (shutil.copy(full.parents[2] / f"train/bolt/bolt-{of:02}.png", full), None)[1]
+
+
+copy("train/bolt/copy.png", 2)
+copy("train/nut/bolt-too.png", 3)
+copy("test/bolt/leaked.png", 4)
 
 
 @case("train/bolt/forbidden.png")
