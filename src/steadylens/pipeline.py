@@ -19,7 +19,7 @@ from steadylens.config import Config, Recipe
 from steadylens.console import Advance as Show
 from steadylens.console import Console
 from steadylens.data.audit import audit
-from steadylens.data.batches import LabelledPixels
+from steadylens.data.batches import LabelledPixels, colours
 from steadylens.data.findings import Finding
 from steadylens.data.images import Preprocessing
 from steadylens.data.sources import Advance, ImageIndex, read_index_to_measure
@@ -258,9 +258,8 @@ def prepare(read: Callable[[Advance], ImageIndex], config: Config, console: Cons
     fixed = [store.index.fixes.sentence()] if store.index.fixes is not None else []
     for text in (*fixed, *(f.sentence() for f in findings), *splits.notes):
         console.say(f"  {text}")
-    sample = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0)[:] / 255.0
-    mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2)).clip(min=1e-3)
-    preprocessing = Preprocessing(store.image_size, _three(mean), _three(std))
+    mean, std = colours(LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0))
+    preprocessing = Preprocessing(store.image_size, _three(mean), _three(std.clip(min=1e-3)))
     return Prepared(store, findings, splits, preprocessing, size_reason)
 
 

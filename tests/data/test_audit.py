@@ -138,3 +138,10 @@ def test_what_fixes_keep_is_not_found_again() -> None:
     assert finding.paths == ("array[0]", "array[2]")
     assert finding.suggestions == (Suggestion("array[2]", "drop"),)
     assert "2 of these files are kept" in finding.text
+
+
+def test_images_with_further_frames() -> None:
+    index = replace(index_of([1, 2], ["a", "b"]), animated=("array[1]",))
+    (finding,) = found(index, "animated")
+    assert (finding.paths, finding.sure) == (("array[1]",), "certain")
+    assert "1 image with further frames or pages" in finding.text

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from steadylens.data.batches import LabelledPixels, batches, epoch_order, step_seed, to_input
+from steadylens.data.batches import LabelledPixels, batches, colours, epoch_order, step_seed, to_input
 
 Case = tuple[NDArray[np.int64], NDArray[np.float64]]
 
@@ -157,3 +157,20 @@ def test_pixels_are_taken_by_row_and_labels_by_position() -> None:
     taken, labels = part.take(np.array([2, 0, 2]))
     assert taken[:, 0, 0, 0].tolist() == [5, 7, 5]
     assert labels.tolist() == [1, 1, 1]
+
+
+def test_the_colours_of_images_are_those_of_all_their_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steadylens.data.batches._PIECE_BYTES", 200)  # two images at a time
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 5, 5, 3), dtype=np.uint8)
+    images = LabelledPixels(pixels, np.array([6, 0, 2, 3, 4]), np.zeros(5, np.int64))
+    assert [len(piece) for piece in images.pieces()] == [2, 2, 1]
+    mean, std = colours(images)
+    chosen = pixels[[6, 0, 2, 3, 4]] / 255.0
+    np.testing.assert_allclose(mean, chosen.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, chosen.std((0, 1, 2)), rtol=1e-9)
+
+
+def test_images_of_one_colour_have_no_deviation() -> None:
+    mean, std = colours(LabelledPixels(np.full((3, 2, 2, 3), 77, np.uint8), np.arange(3), np.zeros(3, np.int64)))
+    np.testing.assert_allclose(mean, 77 / 255)
+    np.testing.assert_allclose(std, 0.0, atol=1e-7)

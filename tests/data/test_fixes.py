@@ -187,7 +187,7 @@ def test_keeping_all_that_was_written_changes_nothing_and_finds_nothing(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
 ) -> None:
     paths, labels = [path.replace("/", "|") for path, _ in rows], [name for _, name in rows]
-    if len(set(paths)) < len(paths) or len(set(labels)) < 2:
+    if len(set(paths)) < len(paths) or len(set(labels)) < 2 or not all(name.strip() for name in labels):
         return
     index = index_of(paths, labels)
     findings = [Finding("grey", "t", "possible", "a", tuple(paths)), Finding("label", "t", "likely", "a", (paths[0],))]

@@ -436,3 +436,13 @@ def test_dropping_rows_renumbers_and_records(tmp_path: Path) -> None:
     assert drop_refused(index, {}) is index
     with pytest.raises(DataError, match="only one class, 'c'"):
         drop_refused(index, {0: "damaged", 1: "damaged"})
+
+
+def test_animated_images_are_named_as_long_as_they_are_in_the_index(tmp_path: Path) -> None:
+    lay(tmp_path, "a/1.png", "a/2.png", "b/1.png", "b/2.png")
+    frames = [Image.new("L", (4, 4), shade) for shade in (10, 200)]
+    for name in ("a/2.png", "b/2.png"):
+        frames[0].save(tmp_path / name, "GIF", save_all=True, append_images=frames[1:])
+    index = read_index(tmp_path)
+    assert index.animated == (str(tmp_path / "a/2.png"), str(tmp_path / "b/2.png"))
+    assert drop_refused(index, {1: "damaged"}).animated == (str(tmp_path / "b/2.png"),)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steadylens import files
-from steadylens.data import images
+from steadylens.data import forks, images
 from steadylens.data.images import Refusal, fit_array
 from steadylens.data.images import decode as decode_image
 from steadylens.data.sources import ImageIndex, index_arrays, read_index
@@ -253,3 +255,73 @@ def test_pruning_removes_what_a_crash_left_a_day_ago(cache: Path) -> None:
     os.utime(old, (time.time() - 90_000, time.time() - 90_000))
     assert prune(cache, 0) == (old,)
     assert new.is_dir()
+
+
+needs_forks = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes decode, however few the images and the processors."""
+    monkeypatch.setattr("steadylens.data.store._MANY_IMAGES", 1)
+    monkeypatch.setattr(forks, "processors", lambda: 2)
+
+
+@needs_forks
+@pytest.mark.usefixtures("forked")
+def test_forked_processes_decode_the_same(index: ImageIndex, cache: Path) -> None:
+    gone, damaged = Path(index.paths[0]), Path(index.paths[7])
+    gone.unlink()
+    damaged.write_bytes(b"GIF89a")
+    decoded = decode(index, 8, cache=cache)
+    assert {Path(refusal.path).name: refusal.reason for refusal in decoded.index.refusals} == {
+        gone.name: "could not be opened: No such file or directory",
+        damaged.name: "changed while being read",
+    }
+    assert len(decoded.index) == len(decoded.pixels) == 38
+    for row, path in enumerate(decoded.index.paths):
+        assert np.array_equal(decoded.pixels[row], pixels_of(path))
+
+
+@pytest.mark.parametrize("refused", [[0], [39], [0, 1, 2], [5, 6, 20, 38, 39], list(range(1, 20, 2))])
+def test_rows_of_refused_images_leave_no_gaps(
+    index: ImageIndex, refused: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steadylens.data.store._ROWS_AT_ONCE", 3)
+    for row in refused:
+        Path(index.paths[row]).unlink()
+    decoded = decode(index, 8, cache=None)
+    assert len(decoded.pixels) == 40 - len(refused)
+    for row, path in enumerate(decoded.index.paths):
+        assert np.array_equal(decoded.pixels[row], pixels_of(path))
+
+
+@needs_forks
+@pytest.mark.usefixtures("forked")
+def test_a_process_that_is_killed_is_said_and_leaves_nothing(
+    index: ImageIndex, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(content: bytes, image_size: int) -> NDArray[np.uint8] | Refusal:
+        if content == last:
+            os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory is short
+        return decode_image(content, image_size)
+
+    last = Path(index.paths[-1]).read_bytes()
+    monkeypatch.setattr(images, "decode", killed)
+    with pytest.raises(ResourceError, match=r"killed by SIGKILL while decoding, at one of .*Free some memory"):
+        decode(index, 8, cache=cache)
+    assert list(cache.iterdir()) == []
+    with pytest.raises(ChildProcessError):  # none is left, not even to be waited for
+        os.waitpid(-1, os.WNOHANG)
+
+
+@needs_forks
+@pytest.mark.usefixtures("forked")
+def test_a_bug_in_a_forked_process_is_a_bug(
+    index: ImageIndex, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(images, "decode", lambda *_: 1 / 0)
+    with pytest.raises(RuntimeError, match="failed while decoding"):
+        decode(index, 8, cache=cache)
+    assert "ZeroDivisionError" in capfd.readouterr().err
+    assert list(cache.iterdir()) == []

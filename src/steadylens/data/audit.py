@@ -42,6 +42,7 @@ def audit(index: ImageIndex, pixels: NDArray[np.uint8]) -> tuple[Finding, ...]:
         *_imbalance(index),
         *groups_in_names(index),
         *odd_images(index, pixels),
+        *_animated(index),
         *_stray_files(index),
     )
     return by_seriousness(unless_kept(found, index))
@@ -164,6 +165,13 @@ def _imbalance(index: ImageIndex) -> Iterator[Finding]:
             "every class counts the same. More images of the small classes help most."
         )
         yield Finding("imbalance", text, "certain", advice)
+
+
+def _animated(index: ImageIndex) -> Iterator[Finding]:
+    if index.animated:
+        text = f"{counted(index.animated, 'image')} with further frames or pages: only the first of each is used."
+        advice = "Nothing, unless what matters is in another frame: then save that one as an image of its own."
+        yield Finding("animated", text, "certain", advice, index.animated)
 
 
 def _stray_files(index: ImageIndex) -> Iterator[Finding]:

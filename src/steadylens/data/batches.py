@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _ORDER, _STEP, _SAMPLE = 0, 1, 2  # keep the uses of a seed apart
+_PIECE_BYTES = 2**25  # of pixels in memory at a time, where all are gone through
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,11 @@ class LabelledPixels:
         """The pixels and labels at some positions."""
         return self.pixels[self.rows[positions]], self.labels[positions]
 
+    def pieces(self) -> Iterator[NDArray[np.uint8]]:
+        """Copies of the pixels of a few images at a time, in order: the store may be larger than memory."""
+        n = max(1, _PIECE_BYTES // max(1, math.prod(self.pixels.shape[1:])))
+        yield from (self[start : start + n] for start in range(0, len(self), n))
+
     def sample(self, size: int, seed: int) -> LabelledPixels:
         """About `size` of the images, from every class as many as there are or an equal part of what is left."""
         rng = np.random.default_rng([seed, _SAMPLE])
@@ -48,6 +56,18 @@ class LabelledPixels:
             chosen.append(rows[: max(1, left // (len(members) - i))])
         positions = np.sort(np.concatenate(chosen))
         return LabelledPixels(self.pixels, self.rows[positions], self.labels[positions])
+
+
+def colours(images: LabelledPixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The mean and the standard deviation of each colour over all pixels / 255, (3,) and (3,)."""
+    n, total, squares = 0, np.zeros(3), np.zeros(3)
+    for piece in images.pieces():
+        values = piece.reshape(-1, 3)
+        n += len(values)
+        total += values.sum(0, dtype=np.uint64)
+        squares += np.square(values, dtype=np.uint16).sum(0, dtype=np.uint64)  # whole numbers: exact
+    mean = total / n / 255.0
+    return mean, np.sqrt(np.maximum(squares / n / 255.0**2 - mean**2, 0.0))
 
 
 def epoch_order(labels: NDArray[np.int64], shares: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:

@@ -4,12 +4,18 @@ Training, prediction, export checks and the server all come through `decode`, so
 bytes give the same pixels everywhere. The order of its steps is fixed: the header and its pixel
 ceiling, the pixels of the first frame, the rotation that the EXIF orientation asks for, RGB with
 transparency on white, and one resize.
+
+Colour profiles are not applied: the numbers in the file are taken as sRGB, as networks' training
+data are, whatever profile comes with them. A profile can be missing, wrong or hostile, applying it
+costs more than decoding, and another runtime that is to give the same answers would have to apply
+it to the bit.
 """
 
 from __future__ import annotations
 
 import codecs
 import logging
+import os
 import re
 import threading
 import warnings
@@ -21,9 +27,13 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, features
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(["AVIF"] if features.check("avif") else []))
+# ISO/IEC 23008-12 and the AV1 image specification: what the files of the two families name themselves.
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_FAMILY_NAMES = {"HEIF": "HEIC", "AVIF": "AVIF"}  # as people call them
 # The limit at which Pillow itself refuses to open an image: twice 1 GiB / 4 bytes / 3 channels.
 PIXEL_CEILING = 178_956_970
 BACKGROUND = (255, 255, 255)
@@ -41,7 +51,8 @@ _UPRIGHT = {  # EXIF 2.32, tag 274: what undoes each orientation; 1 needs nothin
     8: Image.Transpose.ROTATE_90,
 }
 _BEGINNINGS = re.compile(  # how a file of each supported format begins
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|BM|GIF8[79]a|II\*\x00|MM\x00\*|II\+\x00|MM\x00\+|P[1-6]\s",
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|BM|GIF8[79]a|II\*\x00|MM\x00\*|II\+\x00|MM\x00\+|P[1-6]\s"
+    rb"|....ftypavi[fs]",
     re.DOTALL,
 )
 
@@ -58,11 +69,15 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the header says: width and height in pixels as displayed (after EXIF rotation), and the format."""
+    """What the header says: width and height in pixels as displayed (after EXIF rotation), and the format.
+
+    `animated` says whether further frames or pages, which are not used, follow the first.
+    """
 
     width: int
     height: int
     format: str
+    animated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,7 @@ class Preprocessing:
 def read_header(content: bytes) -> Header | Refusal:
     """Read the size and format of an image file without decoding its pixels; never raises on any bytes."""
     try:
-        with _pillow_warnings_silenced():
+        with warnings_silenced():
             image = _open(content)
             if isinstance(image, Refusal):
                 return image
@@ -92,7 +107,7 @@ def read_header(content: bytes) -> Header | Refusal:
             # Pillow reports the size of a rotated TIFF as displayed, that of every other format as stored.
             if image.format != "TIFF" and _header_orientation(image, content) >= 5:
                 width, height = height, width
-            return Header(width, height, _format_name(image))
+            return Header(width, height, _format_name(image), _is_animated(image))
     except Exception as error:  # hostile bytes raise anything: see `_damage`
         return _damage(error)
 
@@ -100,11 +115,12 @@ def read_header(content: bytes) -> Header | Refusal:
 def decode(content: bytes, image_size: int) -> NDArray[np.uint8] | Refusal:
     """Decode an image file into RGB pixels of shape (image_size, image_size, 3); never raises on any bytes.
 
-    All formats give the first frame. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that
-    is still at least twice `image_size` on both sides. 16-bit grey is scaled to 8 bits.
+    All formats give the first frame, and colour profiles are not applied. A JPEG is decoded at 1/2, 1/4
+    or 1/8 of its size where that is still at least twice `image_size` on both sides. 16-bit grey is
+    scaled to 8 bits.
     """
     try:
-        with _pillow_warnings_silenced():
+        with warnings_silenced():
             image = _open(content)
             if isinstance(image, Refusal):
                 return image
@@ -131,8 +147,11 @@ def _open(content: bytes) -> ImageFile.ImageFile | Refusal:
     """Read the header, and refuse what is empty, of no supported format, or too large."""
     if not content:
         return Refusal("empty file")
+    family = _family_of(content)
+    if family and family not in _formats():
+        return Refusal(f"{_FAMILY_NAMES[family]}, which cannot be read here: convert it to JPEG or PNG")
     try:
-        image = Image.open(BytesIO(content), formats=FORMATS)
+        image = Image.open(BytesIO(content), formats=_formats())
     except UnidentifiedImageError:
         return _unidentified(content)
     except Image.DecompressionBombError as error:
@@ -140,9 +159,23 @@ def _open(content: bytes) -> ImageFile.ImageFile | Refusal:
     width, height = image.size
     if width * height > PIXEL_CEILING:
         return Refusal(f"too many pixels: {width} x {height}")
-    if width * height == 0:
-        return Refusal(f"no pixels: {width} x {height}")
     return image
+
+
+def _formats() -> tuple[str, ...]:
+    """The formats that are read: HEIC too where the program around this one has registered a plugin of Pillow's."""
+    return (*FORMATS, "HEIF") if "HEIF" in Image.OPEN else FORMATS
+
+
+def _family_of(content: bytes) -> str:
+    """HEIF (with HEIC in it, as phones write) or AVIF by what the file names itself, both built alike; else ""."""
+    if content[4:8] != b"ftyp":
+        return ""
+    size = int.from_bytes(content[:4])
+    brands = {content[start : start + 4] for start in range(8, min(size, 256), 4)}
+    if brands & _AVIF_BRANDS:
+        return "AVIF"
+    return "HEIF" if brands & _HEIC_BRANDS else ""
 
 
 def _unidentified(content: bytes) -> Refusal:
@@ -153,12 +186,12 @@ def _unidentified(content: bytes) -> Refusal:
         beginning = codecs.getincrementaldecoder("utf-8")().decode(content[:1024])
         if all(character.isprintable() or character.isspace() for character in beginning.lstrip("\ufeff")):
             return Refusal("not an image (it begins with text)")
-    return Refusal("not an image in a supported format (" + ", ".join(FORMATS) + ")")
+    return Refusal("not an image in a supported format (" + ", ".join(_formats()) + ")")
 
 
 def _oversize(content: bytes, error: Exception) -> Refusal:
     """Name the sides of an image that Pillow refuses: its own message gives only their product."""
-    for name in FORMATS:
+    for name in _formats():
         reader, accepts = Image.OPEN[name]
         with suppress(Exception):
             if accepts is None or accepts(content[:16]) is True:
@@ -188,6 +221,16 @@ def _format_name(image: Image.Image) -> str:
     return "JPEG" if image.format == "MPO" else str(image.format)
 
 
+def _is_animated(image: ImageFile.ImageFile) -> bool:
+    """Whether more than one frame or page is there; what an MPO holds behind the first are previews and depths."""
+    with suppress(Exception):  # damage behind the first frame is none of ours
+        if image.format == "TIFF":
+            image.seek(1)  # Pillow's `is_animated` would walk through all pages, of which there may be millions
+            return True
+        return bool(image.format != "MPO" and getattr(image, "is_animated", False))
+    return False
+
+
 def _header_orientation(image: ImageFile.ImageFile, content: bytes) -> int:
     """The EXIF orientation from the header alone: Pillow would decode a PNG to look for EXIF behind its pixels."""
     if image.format == "PNG" and "exif" not in image.info and b"eXIf" not in content:
@@ -197,6 +240,8 @@ def _header_orientation(image: ImageFile.ImageFile, content: bytes) -> int:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; an image whose EXIF data cannot be read is shown as stored, as browsers do."""
+    if image.format == "JPEG" and image.info.keys().isdisjoint(("exif", "xmp")):
+        return 1  # as below, in a fraction of the time
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # the EXIF parser raises as much as the decoders do
@@ -245,14 +290,17 @@ def _match_transparency(image: Image.Image, content: bytes) -> None:
 
 
 _silence = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a fork must not copy it while another thread holds it
+    os.register_at_fork(before=_silence.acquire, after_in_parent=_silence.release, after_in_child=_silence.release)
 _silencing = 0
 _silencing_filter: Any = None
 
 
 @contextmanager
-def _pillow_warnings_silenced() -> Iterator[None]:
+def warnings_silenced() -> Iterator[None]:
     """Keep Pillow's warnings about a file (large, odd metadata) from the user, who gets a refusal where one is due.
 
+    Every call of this module does so; around many of them, it is done once for all, which is faster.
     `warnings.catch_warnings` puts back the filters that it found, which is wrong when threads
     overlap; so the first thread in adds one filter, and the last one out removes that one.
     """

@@ -58,7 +58,8 @@ class ImageIndex:
     not give one, `groups` "" where there is none. `sha256` is of the file's bytes, or of the shape
     and pixels of an array. Widths and heights are in pixels, as displayed. `arrays` has shape
     (n, height, width, 3) or (n, height, width) when the source is an array, and `root` is None then.
-    `empty_classes` (no usable image) and `stray_files` (not images, by their extension) are left
+    `animated` holds the paths of images with further frames or pages behind the first, the one that is
+    used. `empty_classes` (no usable image) and `stray_files` (not images, by their extension) are left
     out, and `notes` say so. To learn from, two classes are needed; to measure on, one will do.
     `read` gives the bytes of an image by its path, or a Refusal; the paths of an archive's members
     begin with the archive's own, and only `read` can open them.
@@ -79,6 +80,7 @@ class ImageIndex:
     arrays: NDArray[np.uint8] | None = None
     empty_classes: tuple[str, ...] = ()
     stray_files: tuple[str, ...] = ()
+    animated: tuple[str, ...] = ()
     fewest_classes: int = 2
     read: Read = read_content
     fixes: AppliedFixes | None = None
@@ -202,6 +204,7 @@ def drop_refused(index: ImageIndex, refused: Mapping[int, str]) -> ImageIndex:
         RefusedImage(folders.shown(index.paths[row], index.root), index.classes[index.labels[row]], refused[row])
         for row in sorted(refused)
     )
+    gone = {index.paths[row] for row in refused}
     present = set(index.labels[kept].tolist())
     classes = [name for label, name in enumerate(index.classes) if label in present]
     lost = [name for label, name in enumerate(index.classes) if label not in present]
@@ -222,6 +225,7 @@ def drop_refused(index: ImageIndex, refused: Mapping[int, str]) -> ImageIndex:
         notes=(*index.notes, *_empty_notes(lost, refusals)),
         arrays=None if index.arrays is None else index.arrays[kept],
         empty_classes=tuple(sorted((*index.empty_classes, *lost))),
+        animated=tuple(path for path in index.animated if path not in gone),
     )
 
 
@@ -230,7 +234,7 @@ def _index_of(scan: Scan, advance: Advance, fewest: int) -> ImageIndex:
     read = partial(read_from, scan.archives)
     rows, learned = scan.candidates, learned_classes(scan)
     require_known(set(scan.classes) - set(learned), scan.where)
-    digests, widths, heights, refused = _opened(rows, read, advance)
+    digests, widths, heights, animated, refused = _opened(rows, read, advance)
     refusals = tuple(
         RefusedImage(folders.shown(rows[row].path, scan.home), rows[row].class_name, why)
         for row, why in refused.items()
@@ -257,6 +261,7 @@ def _index_of(scan: Scan, advance: Advance, fewest: int) -> ImageIndex:
         notes=(*scan.notes, *_stray_note(strays), *_straddling_note(usable), *_empty_notes(empty, refusals)),
         empty_classes=tuple(empty),
         stray_files=strays,
+        animated=tuple(usable[row].path for row in animated),
         fewest_classes=fewest,
         read=read,
     )
@@ -264,22 +269,28 @@ def _index_of(scan: Scan, advance: Advance, fewest: int) -> ImageIndex:
 
 def _opened(
     rows: Sequence[Candidate], read: Read, advance: Advance
-) -> tuple[list[str], array.array[int], array.array[int], dict[int, str]]:
-    """Read every file once: SHA-256, width and height of each that is usable, and why each other row is not."""
+) -> tuple[list[str], array.array[int], array.array[int], list[int], dict[int, str]]:
+    """Read every file once.
+
+    Returns:
+        SHA-256, width and height of each that is usable, which of these are animated, and why each other row is not.
+    """
     digests: list[str] = []
     widths, heights = array.array("i"), array.array("i")
+    animated: list[int] = []
     refused: dict[int, str] = {}
     for row, seen in enumerate(in_threads(partial(_inspect, read), rows)):
         if isinstance(seen, Refusal):
             refused[row] = seen.reason
         else:
             digest, header = seen
+            animated += [len(digests)] * header.animated
             digests.append(digest)
             widths.append(header.width)
             heights.append(header.height)
         if (row + 1) % _ADVANCE_EVERY == 0 or row + 1 == len(rows):
             advance(row + 1, len(rows))
-    return digests, widths, heights, refused
+    return digests, widths, heights, animated, refused
 
 
 def _inspect(read: Read, candidate: Candidate) -> tuple[str, Header] | Refusal:

@@ -14,10 +14,11 @@ import os
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ import PIL
 from numpy.typing import NDArray
 
 from steadylens import files
-from steadylens.data import images
+from steadylens.data import forks, images
 from steadylens.data.images import Refusal
 from steadylens.data.reading import in_threads
 from steadylens.data.sources import ImageIndex, drop_refused
@@ -35,6 +36,9 @@ from steadylens.errors import ResourceError
 # its decoders and its resize.
 _DECODER = f"1, Pillow {PIL.__version__}"
 _ADVANCE_EVERY = 64  # images between two reports of progress
+# From so many images on, forked processes gain more than they cost: some hundredths of a second to start.
+_MANY_IMAGES = 1024
+_ROWS_AT_ONCE = 256  # when rows are moved
 _UNFINISHED = ".unfinished-"
 _UNFINISHED_LIFE_S = 24 * 3600.0  # a store that is still unfinished after a day was left behind by a crash
 
@@ -169,32 +173,57 @@ def _build(
     files.require_space(folder, math.prod(shape))
     pixels = files.create_array(folder / "pixels.npy", shape, np.uint8)
     refused: dict[int, str] = {}
-    filled, lasting = 0, True
-    for row, (image, as_indexed) in enumerate(in_threads(partial(_decoded, index, image_size), range(len(index)))):
-        lasting &= as_indexed
-        if isinstance(image, Refusal):
-            refused[row] = image.reason
-        else:
-            pixels[filled] = image
-            filled += 1
-        if advance is not None and ((row + 1) % _ADVANCE_EVERY == 0 or row + 1 == len(index)):
-            advance(row + 1, len(index))
+    lasting = True
+    with images.warnings_silenced():
+        for row, (reason, as_indexed) in enumerate(_decode_all(index, image_size, pixels)):
+            lasting &= as_indexed
+            if reason:
+                refused[row] = reason
+            if advance is not None and ((row + 1) % _ADVANCE_EVERY == 0 or row + 1 == len(index)):
+                advance(row + 1, len(index))
     left = drop_refused(index, refused)
+    _close_gaps(pixels, sorted(refused))
     pixels.flush()
+    filled = len(left)
     files.write_json(folder / "rows.json", {"filled": filled, "refused": {str(row): refused[row] for row in refused}})
     return Store(_mapped(folder, shape, filled), left, image_size, time.perf_counter() - started, folder), lasting
 
 
-def _decoded(index: ImageIndex, image_size: int, row: int) -> tuple[NDArray[np.uint8] | Refusal, bool]:
-    """The pixels of an image, and whether its content was read and is the one that was indexed."""
+def _decode_all(index: ImageIndex, image_size: int, pixels: NDArray[np.uint8]) -> Iterable[tuple[str, bool]]:
+    """Decode every image into its row of `pixels`, and yield what `_decode_row` says of each, in order."""
+    function = partial(_decode_row, index, image_size, pixels)
+    processes = forks.processors()
+    if index.arrays is None and processes > 1 and len(index) >= _MANY_IMAGES:
+        # Of a small image, most of the time goes into Python code, of which only one thread runs at a time.
+        return forks.in_forks(function, index.paths, doing="decoding", processes=processes)
+    return in_threads(function, range(len(index)))
+
+
+def _decode_row(index: ImageIndex, image_size: int, pixels: NDArray[np.uint8], row: int) -> tuple[str, bool]:
+    """Why an image is refused ("" if it is not), and whether its content was read and is the one that was indexed."""
     if index.arrays is not None:
-        return images.fit_array(index.arrays[row], image_size), True
+        pixels[row] = images.fit_array(index.arrays[row], image_size)
+        return "", True
     content = index.read(index.paths[row])
     if isinstance(content, Refusal):
-        return content, False
+        return content.reason, False
     if files.sha256(content) != index.sha256[row]:
-        return Refusal("changed while being read"), False
-    return images.decode(content, image_size), True
+        return "changed while being read", False
+    image = images.decode(content, image_size)
+    if isinstance(image, Refusal):
+        return image.reason, True
+    pixels[row] = image
+    return "", True
+
+
+def _close_gaps(pixels: NDArray[np.uint8], refused: list[int]) -> None:
+    """Move images up over the rows of those that were refused, a few at a time."""
+    filled = refused[0] if refused else len(pixels)
+    for gap, next_gap in pairwise([*refused, len(pixels)]):
+        for start in range(gap + 1, next_gap, _ROWS_AT_ONCE):
+            moved = pixels[start : min(start + _ROWS_AT_ONCE, next_gap)]
+            pixels[filled : filled + len(moved)] = moved
+            filled += len(moved)
 
 
 def _cached(index: ImageIndex, image_size: int, folder: Path) -> Store | None:

@@ -16,7 +16,7 @@ from PIL import Image
 from steadylens import files
 from steadylens.data.folders import shown
 from steadylens.data.images import Refusal, decode, fit_array
-from steadylens.data.reading import in_threads, read_content
+from steadylens.data.reading import in_threads
 from steadylens.data.sources import ImageIndex
 
 _SIDE = 112  # of the longer side, in pixels: as large as they are shown
@@ -128,7 +128,7 @@ def _pixels_of(index: ImageIndex, pixels: NDArray[np.uint8], row: int, side: int
         return np.asarray(pixels[row])
     if index.arrays is not None:
         return fit_array(index.arrays[row], side)
-    content = read_content(index.paths[row])
+    content = index.read(index.paths[row])
     image = decode(content, side) if isinstance(content, bytes) else content
     return np.asarray(pixels[row]) if isinstance(image, Refusal) else image
 
