@@ -107,9 +107,10 @@ def test_all_eight_exif_orientations_are_undone(format: str, orientation: int) -
     exif = Image.Exif()
     exif[274] = orientation
     stored = Image.fromarray(np.ascontiguousarray(turns[orientation](scene)))
-    options: dict[str, Any] = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100, "subsampling": "4:4:4"}}.get(
-        format, {}
-    )
+    by_format: dict[str, dict[str, Any]] = {
+        "WEBP": {"lossless": True},
+        "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+    }
     content = saved(stored, format, exif=exif, **by_format.get(format, {}))
     assert read_header(content) == Header(16, 24, format)
     assert np.abs(pixels(content, 8).astype(int) - fit_array(scene, 8)).max() <= (
