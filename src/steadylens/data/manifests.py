@@ -134,27 +134,32 @@ def _contradiction(variants: Iterable[tuple[str, str, str]]) -> str:
 def _scan_table(
     table: pa.Table, tree: Tree, folder: str, where: str, lines_of: Callable[[list[int]], list[int]] | None
 ) -> Scan:
-    problems: list[tuple[int, str]] = []
-    texts = {name: _texts(table[name], name, where) for name in table.column_names}
-    paths, labels = texts["path"], texts["label"]
-    problems += [(row, "no path") for row, path in enumerate(paths) if not path.strip()]
-    problems += [(row, f"no label for {path!r}") for row, path in enumerate(paths) if not labels[row].strip()]
-    splits = [_SPLITS.get(text.strip().casefold(), text) for text in texts.get("split", [""] * len(paths))]
-    wrong = {text for text in set(splits) if text not in _SPLITS.values()}
-    problems += [(row, f"the split is {split!r}{_meant(split)}") for row, split in enumerate(splits) if split in wrong]
-    _say_all(problems, where, lines_of)
+    """What the rows of a table with our column names list; `lines_of` tells on which lines of a text they are."""
+    columns = {name: _decoded(table[name], name, where) for name in table.column_names}
+    texts = {name: _texts(column) for name, column in columns.items()}
+    paths, labels, blank = texts["path"], texts["label"], [""] * len(table)
+    splits = [_SPLITS.get(text.strip().casefold(), text) for text in texts.get("split", blank)]
+    _say_all(_problems(paths, labels, splits), where, lines_of)
     if not paths:
         raise DataError(f"{where} lists no images: it has a header and no rows.")
-    groups = [text.strip() for text in texts.get("group", [""] * len(paths))]
+    groups = [text.strip() for text in texts.get("group", blank)]
     full = (os.path.abspath(os.path.join(folder, path)) for path in paths)  # noqa: PTH100, PTH118 - see disk_tree
     candidates = candidates_of(map(Candidate, full, labels, splits, groups))
     if tree.archive:
         candidates = [_kept_inside(row, tree.archive) for row in candidates]
-    values = table["label"].unique().to_pylist()
-    classes: dict[str, set[str]] = {name: set() for name in names_of(values)}
+    classes: dict[str, set[str]] = {name: set() for name in names_of(columns["label"].unique().to_pylist())}
     for row in candidates:
         classes[row.class_name].add(row.split)
     return Scan(tree.home, where, archives_of(tree), classes, candidates, notes=list(tree.notes))
+
+
+def _problems(paths: Sequence[str], labels: Sequence[str], splits: Sequence[str]) -> list[tuple[int, str]]:
+    """What is wrong in which row, in the order of the rows."""
+    wrong = set(splits) - set(_SPLITS.values())
+    found = [(row, "no path") for row, path in enumerate(paths) if not path.strip()]
+    found += [(row, f"no label for {paths[row]!r}") for row, label in enumerate(labels) if not label.strip()]
+    found += [(row, f"the split is {split!r}{_meant(split)}") for row, split in enumerate(splits) if split in wrong]
+    return sorted(found)
 
 
 def _kept_inside(row: Candidate, archive: str) -> Candidate:
@@ -181,19 +186,21 @@ def _column_of(column: Any, name: str) -> Any:  # noqa: ANN401 - a column of any
         raise DataError(f"The column {name} of the frame cannot be used: {str(error).splitlines()[0]}.") from error
 
 
-def _texts(column: pa.ChunkedArray, name: str, where: str) -> list[str]:
-    """The values as text, "" for missing ones; equal ones are one object, so that a million rows take little room."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+def _decoded(column: pa.ChunkedArray, name: str, where: str) -> pa.ChunkedArray:
+    """The column with its values in place of references to a dictionary."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or (name == "path" and not _is_text(kind)):
         raise DataError(f"The column {name} of {where} holds {kind}: text is needed.")
-    if name == "path":
-        return ["" if value is None else value for value in column.to_pylist()]
-    encoded = column.combine_chunks().dictionary_encode()
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    texts = ["" if is_missing(value) else str(value) for value in encoded.dictionary.to_pylist()]
-    indices = pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)
-    texts.append("")
-    return [texts[index] for index in indices]
+    return column
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    """The values as text, "" for missing ones; equal ones are one object, so that a million rows take little room."""
+    values = column.unique()
+    texts = ["" if is_missing(value) else str(value) for value in values.to_pylist()]
+    return [texts[index] for index in pc.index_in(column, value_set=values).to_numpy()]
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -204,7 +211,6 @@ def _say_all(problems: list[tuple[int, str]], where: str, lines_of: Callable[[li
     """Raise a DataError that lists the rows that are wrong, each with its line or its position."""
     if not problems:
         return
-    problems.sort()
     most = problems[:_MOST_PROBLEMS]
     rows = [row for row, _ in most]
     places = [f"line {line}" for line in lines_of(rows)] if lines_of else [f"row {row}" for row in rows]
