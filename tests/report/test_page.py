@@ -169,6 +169,33 @@ def test_findings_are_shown_with_their_paths(make_run: MakeRun) -> None:
         assert shown in text
 
 
+@pytest.mark.parametrize(
+    ("strengths", "sentence"),
+    [
+        ((1.0, 1.5), "changed the more strongly by augmentation the smaller their class is"),
+        ((1.0, 1.0), "augmentation changed the images of all classes equally strongly"),
+        ((0.0, 0.0), "small classes were shown the same images again and again"),
+    ],
+)
+def test_what_was_done_for_small_classes_is_shown(
+    make_run: MakeRun, strengths: tuple[float, float], sentence: str
+) -> None:
+    def change(report: dict[str, Any]) -> None:
+        done = [
+            {"images": 900, "drawn_per_epoch": 500, "draws_per_image": 0.56, "effective_images": 3500},
+            {"images": 100, "drawn_per_epoch": 500, "draws_per_image": 5.0, "effective_images": 2500},
+        ]
+        rows = zip(("ok", "scratch"), done, strengths, strict=True)
+        per_class = {name: {**row, "strength": strength} for name, row, strength in rows}
+        report["selection"]["minority"] = {"epochs": 7, "per_class": per_class}
+
+    text = page_of(make_run(("ok", "scratch"), change=change, plots=False)).text
+    assert sentence in text
+    assert "saw in 7 epochs at most" in text
+    assert f"scratch 100 500 5 \u00d7 {strengths[1]:g} 2,500" in text
+    assert f"ok 900 500 0.6 \u00d7 {strengths[0]:g} 3,500" in text
+
+
 def test_nulls_are_no_zeros(make_run: MakeRun) -> None:
     def change(report: dict[str, Any]) -> None:
         nothing = {"value": None, "low": None, "high": None}

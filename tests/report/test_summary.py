@@ -48,8 +48,8 @@ def test_many_classes_and_findings_are_shortened_and_sets_stand_on_a_line() -> N
     assert "a/1 = b/1\n" in text
     assert f"            {' = '.join(f'a/{i}' for i in range(9))}\n" in text
     long = tuple(f"/data/photos/{'long name' * 3}/{i}" for i in range(500))
-    text = audit_summary(document(), [Finding("groups", "T.", "possible", "A.", long, (long,))])
-    assert f"            {' = '.join('long name' * 3 + f'/{i}' for i in range(2))} = ...\n" in text
+    grouped = audit_summary(document(), [Finding("groups", "T.", "possible", "A.", long, (long,))])
+    assert f"            {' = '.join('long name' * 3 + f'/{i}' for i in range(2))} = ...\n" in grouped
     assert "and 5 more of this kind" in text
     assert text.count("Remove.") == 1  # advice that is the same is given once
 
