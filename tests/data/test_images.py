@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Callable
 from datetime import timedelta
 from io import BytesIO
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -107,11 +106,11 @@ def test_all_eight_exif_orientations_are_undone(format: str, orientation: int) -
     exif = Image.Exif()
     exif[274] = orientation
     stored = Image.fromarray(np.ascontiguousarray(turns[orientation](scene)))
-    by_format: dict[str, dict[str, Any]] = {
+    lossless: dict[str, dict[str, object]] = {
         "WEBP": {"lossless": True},
         "AVIF": {"quality": 100, "subsampling": "4:4:4"},
     }
-    content = saved(stored, format, exif=exif, **by_format.get(format, {}))
+    content = saved(stored, format, exif=exif, **lossless.get(format, {}))
     assert read_header(content) == Header(16, 24, format)
     assert np.abs(pixels(content, 8).astype(int) - fit_array(scene, 8)).max() <= (
         6 if format in ("JPEG", "AVIF") else 0

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import codecs
 import logging
+import math
 import os
 import re
 import threading
@@ -40,6 +41,7 @@ BACKGROUND = (255, 255, 255)
 # Pillow's bicubic, antialiased when it shrinks; the one filter for every image, file or array.
 RESIZE_FILTER = Image.Resampling.BICUBIC
 
+_ROWS_AT_ONCE = 256
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _UPRIGHT = {  # EXIF 2.32, tag 274: what undoes each orientation; 1 needs nothing
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -124,6 +126,8 @@ def decode(content: bytes, image_size: int) -> NDArray[np.uint8] | Refusal:
             image = _open(content)
             if isinstance(image, Refusal):
                 return image
+            if image.format == "TIFF" and _covered(image) < math.prod(image.size):
+                return Refusal("truncated or damaged: there is not data for every row")
             image.draft(None, (2 * image_size, 2 * image_size))
             image.load()
             turn = _UPRIGHT.get(_orientation(image))
@@ -221,6 +225,12 @@ def _format_name(image: Image.Image) -> str:
     return "JPEG" if image.format == "MPO" else str(image.format)
 
 
+def _covered(image: ImageFile.ImageFile) -> int:
+    """How many pixels there is data for; Pillow leaves the rest black, so that 400 bytes can claim 100 megapixels."""
+    boxes = [box or (0, 0, *image.size) for _, box, *_ in image.tile]
+    return sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
+
+
 def _is_animated(image: ImageFile.ImageFile) -> bool:
     """Whether more than one frame or page is there; what an MPO holds behind the first are previews and depths."""
     with suppress(Exception):  # damage behind the first frame is none of ours
@@ -266,11 +276,14 @@ def _flatten(image: Image.Image, content: bytes) -> Image.Image | Refusal:
 
 def _from_16_bit(image: Image.Image) -> Image.Image | Refusal:
     """Scale 0..65535 to 0..255, rounded; Pillow's own conversion saturates at 255."""
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         return Refusal(f"pixel values from {low} to {high} have no defined range")
-    grey = ((values + 128) // 257).astype(np.uint8)
+    grey = np.empty(values.shape, np.uint8)
+    for rows in range(0, len(values), _ROWS_AT_ONCE):  # in 32 bits, all at once would take as much again as the image
+        part = slice(rows, rows + _ROWS_AT_ONCE)
+        grey[part] = (values[part].astype(np.uint32) + 128) // 257
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[values == transparent] = 255
