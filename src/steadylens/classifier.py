@@ -30,6 +30,7 @@ def train(
     data: str | Path,
     *,
     test: str | Path | None = None,
+    splits: str | Path | None = None,
     out: str | Path | None = None,
     quiet: bool = False,
     **options: Any,  # noqa: ANN401 - each is checked by name
@@ -39,15 +40,23 @@ def train(
     Args:
         data: a folder of class folders, or of `train/`, `validation/` and `test/` folders of them.
         test: another folder, to test on.
+        splits: an earlier run, or its index.parquet, whose images keep the splits that they had there.
         out: folder of the run; None takes a free name beside the current folder's files.
         quiet: say nothing meanwhile.
         **options: as in `config.Config`, for instance `budget="5m"` or `imbalance="class-weights"`.
     """
     run = Path(out) if out else free_name(Path(f"{Path(data).resolve().name}-run"))
-    words = [f"{name}={value!r}" for name, value in {"test": test, **options}.items() if value is not None]
+    words = [
+        f"{name}={value!r}" for name, value in {"test": test, "splits": splits, **options}.items() if value is not None
+    ]
     call = f"steadylens.train({', '.join([repr(str(data)), *words])})"
     return pipeline.train(
-        lambda: read_index(data, test=test), run, parse(options), command=call, console=Console(quiet=quiet)
+        lambda: read_index(data, test=test),
+        run,
+        parse(options),
+        command=call,
+        splits_of=Path(splits) if splits else None,
+        console=Console(quiet=quiet),
     )
 
 
@@ -55,7 +64,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier of images, with the same recipe, options and figures as the command line.
 
     Every parameter has the meaning and the default of the field of `config.Config` with its name. `out` names the
-    folder that keeps the run with its report; None keeps it only as long as this object.
+    folder that keeps the run with its report; None keeps it only as long as this object. `splits` names an earlier run,
+    or its index.parquet, whose images keep the splits that they had there.
 
     Attributes:
         classes_: the classes, in the order of `predict_proba`'s columns: the values that `fit` was given as labels, of
@@ -89,6 +99,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         precision: str = "auto",
         seed: int = 0,
         device: str = "auto",
+        splits: str | Path | None = None,
         out: str | Path | None = None,
         quiet: bool = True,
     ) -> None:
@@ -114,6 +125,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.precision = precision
         self.seed = seed
         self.device = device
+        self.splits = splits
         self.out = out
         self.quiet = quiet
 
@@ -136,7 +148,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         defaults = {name: parameter.default for name, parameter in signature(type(self)).parameters.items()}
         given = {name: value for name, value in self.get_params().items() if value != defaults[name]}
-        options = {name: value for name, value in given.items() if name not in {"out", "quiet"}}
+        options = {name: value for name, value in given.items() if name not in {"splits", "out", "quiet"}}
         config, labels = parse(options), _labels(y)
         read = self._reader(X, labels, test)
         if self.out is None:
@@ -147,7 +159,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             run = Path(self.out)
         shown = repr(str(X)) if isinstance(X, str | Path) else f"<{len(X)} images>, <labels>"
         call = f"{self!r}.fit({shown})"
-        done = pipeline.train(read, run, config, command=call, console=Console(quiet=self.quiet))
+        splits_of = Path(self.splits) if self.splits else None
+        done = pipeline.train(read, run, config, command=call, splits_of=splits_of, console=Console(quiet=self.quiet))
         self.run_: Path | None = done.folder
         self.report_: dict[str, Any] | None = done.report
         self._use(load(run), labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,12 @@ from steadylens.config import Config, Recipe
 from steadylens.console import Console
 from steadylens.data.audit import audit
 from steadylens.data.batches import LabelledPixels
+from steadylens.data.duplicates import NearDuplicates, find_near_duplicates
 from steadylens.data.findings import Finding
 from steadylens.data.images import Preprocessing
 from steadylens.data.reading import read_content
 from steadylens.data.sources import ImageIndex, read_index_to_measure
-from steadylens.data.split import Splits, split
+from steadylens.data.split import Splits, read_splits, split
 from steadylens.data.store import Store, cache_folder, decode, prune
 from steadylens.deployment import artifact, predictor
 from steadylens.errors import DataError
@@ -74,6 +75,7 @@ class Prepared:
     """Images ready to learn from."""
 
     store: Store
+    near: NearDuplicates
     findings: tuple[Finding, ...]
     splits: Splits
     preprocessing: Preprocessing
@@ -90,6 +92,7 @@ def train(
     config: Config,
     *,
     command: str,
+    splits_of: Path | None = None,
     console: Console | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Run:
@@ -100,6 +103,7 @@ def train(
         run: folder to make; it must not exist, or be empty.
         config: what was asked for.
         command: that reproduces the run, for the report.
+        splits_of: an earlier run, or its index.parquet, whose images keep their splits.
         console: where progress goes; None is nowhere.
         stopwatch: already running, where start-up is to count towards the budget.
 
@@ -109,8 +113,8 @@ def train(
     console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
     budget = config.budget or (None if config.epochs else DEFAULT_BUDGET_S)
     run_folder.require_free(run)
-
-    prepared = prepare(read, config, console, watch)
+    earlier = None if splits_of is None else read_splits(splits_of)
+    prepared = prepare(read, config, console, watch, earlier)
     run_folder.claim(run)
     index, splits = prepared.store.index, prepared.splits
     training, validation = prepared.part(splits.train), prepared.part(splits.validation)
@@ -198,22 +202,31 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
     }
 
 
-def prepare(read: Callable[[], ImageIndex], config: Config, console: Console, watch: Stopwatch) -> Prepared:
-    """Read, decode, audit and split the images, and say what was found."""
+def prepare(
+    read: Callable[[], ImageIndex],
+    config: Config,
+    console: Console,
+    watch: Stopwatch,
+    earlier: Mapping[str, str] | None = None,
+) -> Prepared:
+    """Read, decode, audit and split the images, and say what was found; `earlier` splits are kept (see `split`)."""
     with watch.stage("read"), console.stage("Reading"):
         index = read()
         image_size, size_reason = choose_image_size(config, index.widths, index.heights)
     with watch.stage("decode"), console.stage("Decoding") as advance:
         store = decode(index, image_size, cache=cache_folder(), advance=lambda i, n: advance(i / n, f"{i:,} of {n:,}"))
-    with watch.stage("audit"), console.stage("Auditing"):
-        findings = audit(store.index)  # after decoding, which alone tells which images can be used
-        splits = split(store.index, config.seed)
+    # After decoding, which alone tells which images can be used.
+    with watch.stage("audit"), console.stage("Auditing") as advance:
+        near = find_near_duplicates(store.index, store.pixels, lambda share: advance(share, "near-duplicates"))
+        findings = audit(store.index, near)
+    with watch.stage("split"), console.stage("Splitting"):
+        splits = split(store.index, config.seed, clusters=near.clusters, earlier=earlier)
     for text in (*(f.sentence() for f in findings), *splits.notes):
         console.say(f"  {text}")
     sample = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0)[:] / 255.0
     mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2)).clip(min=1e-3)
     preprocessing = Preprocessing(image_size, _three(mean), _three(std))
-    return Prepared(store, findings, splits, preprocessing, size_reason)
+    return Prepared(store, near, findings, splits, preprocessing, size_reason)
 
 
 def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -305,7 +318,7 @@ def _report(
         "classes": list(index.classes),
         "seed": recipe.seed,
         "device": recipe.device,
-        "data": contents.data_block(index, splits, prepared.findings),
+        "data": contents.data_block(index, splits, prepared.findings, prepared.near),
         "selection": contents.selection_block(recipe, selection.why, counts, validation, fitted),
         "training": contents.training_block(fitted, recipe, watch.elapsed()),
         "diagnosis": diagnosis.as_dict(),

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]  # single precision throughout
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 # A photo that was brightened is cut off at white; nothing is compared where one of the two is above this.
@@ -28,10 +29,11 @@ class Likeness:
     """How much alike two pictures are once they lie over each other; the fields have shape (m,), for m pairs.
 
     `detail` is the correlation of their fine detail, 1.0 where they are equal; `broad` that of their grey values.
-    `strength` is the standard deviation of the fine detail in grey levels, of the weaker one: where it is small there is
-    nothing to compare. `spread` is the number of pixels that carry the fine detail. `difference` is the mean absolute
-    difference of their colours, in levels of 255, with one gain and one offset for all three channels. `motion` (m, 4) is the shift and the
-    stretch down, then across, that brought the first over the second, in halves of a side.
+    `strength` is the standard deviation of the fine detail in grey levels, of the weaker one: where it is small there
+    is nothing to compare. `spread` is the number of pixels that carry the fine detail. `difference` is the mean
+    absolute difference of their colours, in levels of 255, with one gain and one offset for all three channels.
+    `motion` (m, 4) is the shift and the stretch down, then across, that brought the first over the second, in halves
+    of a side.
     """
 
     detail: Floats
@@ -72,7 +74,8 @@ def shrink(images: NDArray[np.uint8], side: int) -> Floats:
     covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
     weights = (np.maximum(covered, 0) * side / s).astype(np.float32)
     rows = np.matmul(weights, images.reshape(len(images), s, -1).astype(np.float32)).reshape(-1, side, s, 3)
-    return np.matmul(weights, rows)
+    small: Floats = np.matmul(weights, rows)
+    return small
 
 
 def _register(a: Floats, b: Floats, motion: Floats) -> Floats:
@@ -88,7 +91,9 @@ def _register(a: Floats, b: Floats, motion: Floats) -> Floats:
         gain, offset = _gain(moved, b, counts)
         gain, offset = gain[:, None, None], offset[:, None, None]
         columns = [gain * down, gain * down * place[:, None], gain * across, gain * across * place, moved]
-        slopes = np.stack([*columns, np.ones_like(moved)], 1).reshape(m, 6, side * side) * counts.reshape(m, 1, side * side)
+        slopes = np.stack([*columns, np.ones_like(moved)], 1).reshape(m, 6, side * side) * counts.reshape(
+            m, 1, side * side
+        )
         rest = ((b - gain * moved - offset) * counts).reshape(m, side * side, 1)
         normal = slopes @ slopes.transpose(0, 2, 1)
         ridge = 1e-3 * np.trace(normal[:, :4, :4], axis1=1, axis2=2) + 1e-2
@@ -155,7 +160,8 @@ def _difference(moved: Floats, other: Floats, inside: Floats, open_: Floats) -> 
     gain, offset = (z[:, None, None, None] for z in _gain(moved, other, weights))
     ceiling = np.minimum(NEARLY_WHITE, gain * NEARLY_WHITE + offset)
     apart = np.abs(np.minimum(gain * moved + offset, ceiling) - np.minimum(other, ceiling)).mean(-1)
-    return (apart * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
+    difference: Floats = (apart * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
+    return difference
 
 
 def _centred(x: Floats, mean: Floats) -> Floats:
