@@ -13,6 +13,7 @@ from torch import nn
 
 from steadylens.config import Recipe
 from steadylens.data.audit import audit
+from steadylens.data.duplicates import NearDuplicates
 from steadylens.data.images import Preprocessing
 from steadylens.data.sources import ImageIndex, RefusedImage, read_index
 from steadylens.data.split import Splits
@@ -42,7 +43,10 @@ def index_of(make_images: Callable[..., Path]) -> ImageIndex:
 def test_the_data_block_counts_what_there_is(make_images: Callable[..., Path]) -> None:
     index = index_of(make_images)
     splits = Splits(np.array([0, 1, 2, 3, 9]), np.array([4, 5, 10]), np.array([6, 7, 8, 11]), ("No test nut.",))
-    block = contents.data_block(index, splits, audit(index))
+    near = NearDuplicates(
+        np.array([0, 1, 2, 2, 2, 3, 4, 5, 0, 6, 7, 8]), np.array([[2, 3], [3, 4]]), np.array([0.97, 0.98])
+    )
+    block = contents.data_block(index, splits, audit(index, near), near)
     json.dumps(block, allow_nan=False)
     assert (block["images"], block["refused"], block["duplicates"], block["leakage"]) == (12, 1, 1, 0)
     assert block["per_class"] == {"bolt": 9, "nut": 3}
@@ -54,8 +58,14 @@ def test_the_data_block_counts_what_there_is(make_images: Callable[..., Path]) -
     }
     assert block["refusals"] == [{"path": "nut/x.png", "class": "nut", "reason": "is empty"}]
     assert block["notes"] == ["A note.", "No test nut."]
-    assert {finding["kind"] for finding in block["findings"]} >= {"refused", "duplicate", "tiny-class"}
-    assert (block["near_duplicates"], block["label_issues"]) == (None, None)  # not looked for, which is not 0
+    assert {finding["kind"] for finding in block["findings"]} >= {
+        "refused",
+        "duplicate",
+        "near-duplicate",
+        "tiny-class",
+    }
+    assert block["near_duplicates"] == 2
+    assert block["label_issues"] is None  # not looked for, which is not 0
 
 
 def test_the_selection_block_has_the_trial_and_its_reasons() -> None:

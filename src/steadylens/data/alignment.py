@@ -82,22 +82,23 @@ def _register(a: Floats, b: Floats, motion: Floats) -> Floats:
     """Refine the motion (m, 4), shift and stretch down and across in half sides, that brings `a` over `b`."""
     m, side = a.shape[:2]
     place = _places(side)
-    damping = np.diag([1.0, 1, 1, 1, 1e-3, 1e-3]).astype(np.float32)
+    diagonal = np.arange(6)
     for _ in range(_STEPS):
         moved, inside = _warp(a, motion)
         down, across = (np.gradient(moved, axis=axis) * (side / 2) for axis in (1, 2))
         counts = inside * (moved < NEARLY_WHITE) * (b < NEARLY_WHITE)
         counts[:, [0, -1]] = counts[:, :, [0, -1]] = 0  # a gradient at the edge is one-sided
-        gain, offset = _gain(moved, b, counts)
-        gain, offset = gain[:, None, None], offset[:, None, None]
-        columns = [gain * down, gain * down * place[:, None], gain * across, gain * across * place, moved]
+        gain, offset = (z[:, None, None] for z in _gain(moved, b, counts))
+        centred = _centred(moved, moved.mean((1, 2)))
+        columns = [gain * down, gain * down * place[:, None], gain * across, gain * across * place, centred]
         slopes = np.stack([*columns, np.ones_like(moved)], 1).reshape(m, 6, side * side) * counts.reshape(
             m, 1, side * side
         )
         rest = ((b - gain * moved - offset) * counts).reshape(m, side * side, 1)
         normal = slopes @ slopes.transpose(0, 2, 1)
-        ridge = 1e-3 * np.trace(normal[:, :4, :4], axis1=1, axis2=2) + 1e-2
-        step = np.linalg.solve(normal + ridge[:, None, None] * damping, slopes @ rest)[:, :4, 0]
+        # Damped as by Marquardt 1963, which also keeps it solvable where a picture is plain.
+        normal[:, diagonal, diagonal] = normal[:, diagonal, diagonal] * 1.001 + 0.01
+        step = np.linalg.solve(normal, slopes @ rest)[:, :4, 0]
         motion = np.clip(motion + np.clip(step, -_LONGEST_STEP, _LONGEST_STEP), -_FARTHEST, _FARTHEST)
     return motion
 

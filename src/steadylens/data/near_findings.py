@@ -62,7 +62,8 @@ def near_copies(index: ImageIndex, near: NearDuplicates) -> Iterator[Finding]:
             for row in _one_each(index, rows):
                 parts[int(index.labels[row]), index.splits[row] or "train"].append(row)
             for (label, _), part in parts.items():
-                found[label] += [part] if len(part) > 1 else []
+                if len(part) > 1:
+                    found[label].append(part)
     for label, sets in sorted(found.items()):
         more = sum(len(rows) - 1 for rows in sets)
         text = (

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from steadylens.data.folders import counted
 from steadylens.data.sources import ImageIndex
 from steadylens.errors import ConfigError, DataError
 
@@ -107,8 +108,9 @@ def read_splits(source: Path) -> dict[str, str]:
     try:
         table = pq.read_table(path, columns=["sha256", "split"])
     except (OSError, pa.ArrowException) as error:
+        why = str(error).splitlines()[0]
         raise ConfigError(
-            f"The splits of an earlier run cannot be read from {path}: {error}. Name the folder of a run, or its "
+            f"The splits of an earlier run cannot be read from {path}: {why}. Name the folder of a run, or its "
             "index.parquet."
         ) from error
     found: dict[str, str] = {}
@@ -130,8 +132,8 @@ def _known(
         moved += bool(before) and known[row] != before
     if not moved:
         return known, []
-    images = "1 image is" if moved == 1 else f"{moved} images are"
-    return known, [f"{images} in another split than in the earlier run, because the source gives a split for them."]
+    images = counted(range(moved), "image")
+    return known, [f"{images} now in another split than in the earlier run, because the source gives a split for them."]
 
 
 def _splits_of_units(unit_of: NDArray[np.int64], known: NDArray[np.str_]) -> tuple[NDArray[np.str_], list[str]]:
@@ -146,8 +148,9 @@ def _splits_of_units(unit_of: NDArray[np.int64], known: NDArray[np.str_]) -> tup
     if not several:
         return unit_split, []
     return unit_split, [
-        f"{len(several)} times, images that belong together were in different splits of the earlier run. They stay "
-        "there, so that figures can be compared, and what is new of them is trained on: figures come out too good."
+        f"{counted(list(several), 'set')} of images that belong together were in different splits of the earlier run. "
+        "They stay there, so that figures can be compared, and what is new of them is trained on: figures come out too "
+        "good."
     ]
 
 
