@@ -5,7 +5,8 @@ duplicates.py speed SOURCE... [--sizes 12500 25000 50000 100000]
 duplicates.py planted FOLDER [--image-size 32]
 
 `speed` takes images from the folders of class folders, 32 px; what the largest size needs beyond them are lightly
-changed copies, half cropped and half brightened. Each size runs in a process of its own, whose peak memory is that of
+changed copies, half cropped and half brightened. Where other work shares the machine, processor seconds, of all cores
+together, tell more than seconds. Each size runs in a process of its own, whose peak memory is that of
 the whole search with its pixels; "found" is the share of the copies that were tied to their original. `planted` scores
 a folder made by planted.py: what was found of the near-duplicates and near leaks, and what else was found, beside
 ImageHash's perceptual hash with its distance chosen for the best recall at no more false alarms.
@@ -53,19 +54,19 @@ def search(sources: list[Path], size: int) -> None:
     originals = rng.permutation(len(pixels))[: size - len(pixels)]
     images = np.concatenate([pixels, copies_of(pixels[originals], rng)]) if len(originals) else pixels
     index = index_arrays(images, [str(row % 2) for row in range(len(images))])
-    begin = time.perf_counter()
+    begin, busy = time.perf_counter(), time.process_time()
     clusters = find_near_duplicates(index, images).clusters
-    seconds = time.perf_counter() - begin
+    seconds, busy = time.perf_counter() - begin, time.process_time() - busy
     found = clusters[originals] == clusters[len(pixels) :]
     share = f"{found.mean():.2%} of {len(found):,}" if len(found) else "-"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     repeats = len(images) - len(np.unique(clusters))
-    print(f"| {len(images):,} | {seconds:.0f} | {len(images) / seconds:,.0f} | {peak:.2f} | {repeats:,} | {share} |")
+    print(f"| {len(images):,} | {seconds:.0f} | {busy:.0f} | {peak:.2f} | {repeats:,} | {share} |")
 
 
 def speed(a: argparse.Namespace) -> None:
     """Every size, one after another."""
-    print("| images | seconds | images/s | peak memory, GB | images that repeat another | copies found |")
+    print("| images | seconds | processor seconds | peak memory, GB | images that repeat another | copies found |")
     print("|---|---|---|---|---|---|", flush=True)
     for size in a.sizes:
         command = [sys.executable, __file__, "search", *map(str, a.sources), "--size", str(size)]
