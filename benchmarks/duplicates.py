@@ -6,10 +6,12 @@ duplicates.py planted FOLDER [--image-size 32]
 
 `speed` takes images from the folders of class folders, 32 px; what the largest size needs beyond them are lightly
 changed copies, half cropped and half brightened. Where other work shares the machine, processor seconds, of all cores
-together, tell more than seconds. Each size runs in a process of its own, whose peak memory is that of
-the whole search with its pixels; "found" is the share of the copies that were tied to their original. `planted` scores
-a folder made by planted.py: what was found of the near-duplicates and near leaks, and what else was found, beside
-ImageHash's perceptual hash with its distance chosen for the best recall at no more false alarms.
+together, tell more than seconds. Each size runs in a process of its own, whose peak memory is that of the whole search
+with its pixels; "copies found" is the share of the copies that were tied to their original.
+
+`planted` scores a folder made by planted.py: what was found of the near-duplicates and near leaks, and how many other
+images were named (true near-duplicates of the source among them: look at them). Beside it stands the perceptual hash of
+ImageHash, which has to be installed, for several distances.
 """
 
 from __future__ import annotations
