@@ -71,7 +71,7 @@ def find_near_duplicates(
         pixels: (n, side, side, 3), RGB.
         advance: called with the share that is done, 0 to 1.
     """
-    advance = advance or (lambda _share: None)
+    advance = advance or _unseen
     features, contrast, equal_to = _describe(pixels, advance)
     visible = contrast >= CONTRAST
     twins = np.flatnonzero((equal_to != np.arange(len(index))) & visible)
@@ -82,7 +82,7 @@ def find_near_duplicates(
     while len(rows) > 1 and pixels.shape[1] >= SMALLEST_SIDE:
         found, alike = _verified(index, pixels, _candidates(features, rows, advance), advance)
         pairs, similarity = [*pairs, found], [*similarity, alike]
-        rows = _crowded(rows, found)
+        rows, advance = _crowded(rows, found), _unseen  # a further round is short
     return _result(index, np.concatenate(pairs), np.concatenate(similarity))
 
 
@@ -214,6 +214,10 @@ def _compared(pixels: NDArray[np.uint8], pairs: Ints, side: int, motion: Floats 
         parts.append(part)
         advance(block.stop / len(pairs))
     return Likeness(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Likeness)))
+
+
+def _unseen(_share: float) -> None:
+    """Progress that nobody looks at."""
 
 
 def _blocks(n: int, size: int) -> Iterator[range]:
