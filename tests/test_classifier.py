@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from sklearn.base import clone
@@ -205,6 +206,24 @@ def test_score_of_a_folder_is_balanced_accuracy(fitted: steadylens.ImageClassifi
     assert fitted.score(paths, labels) == pytest.approx(expected)
 
 
+def test_splits_of_an_earlier_run_are_kept(
+    fitted: steadylens.ImageClassifier, images_folder: Path, tmp_path: Path
+) -> None:
+    again = classifier(seed=7, splits=fitted.run_, out=tmp_path / "again").fit(images_folder)
+    other = classifier(seed=7, out=tmp_path / "other").fit(images_folder)
+    before, kept, redrawn = (splits_in(one.run_) for one in (fitted, again, other))
+    assert kept == before
+    assert redrawn != before
+    run = steadylens.train(images_folder, splits=fitted.run_, out=tmp_path / "run", quiet=True, **SMALL, seed=8)
+    assert splits_in(run.folder) == before
+
+
+def splits_in(run: Path | None) -> list[str]:
+    assert run is not None
+    split: list[str] = pq.read_table(run / "index.parquet")["split"].to_pylist()
+    return split
+
+
 def test_scikit_learn_can_clone_it_and_set_it(fitted: steadylens.ImageClassifier) -> None:
     twin = clone(fitted)
     assert twin.get_params() == fitted.get_params()
@@ -239,7 +258,7 @@ def test_a_run_that_was_not_asked_for_ends_with_the_classifier(make_arrays: Make
 
 def test_every_option_of_the_configuration_is_a_parameter() -> None:
     defaults = {field.name: field.default for field in fields(Config) if field.name != "given"}
-    assert steadylens.ImageClassifier().get_params() == {**defaults, "out": None, "quiet": True}
+    assert steadylens.ImageClassifier().get_params() == {**defaults, "splits": None, "out": None, "quiet": True}
 
 
 def test_before_fit_it_says_so(make_arrays: MakeArrays, tmp_path: Path) -> None:

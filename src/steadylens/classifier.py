@@ -66,6 +66,7 @@ def train(
     *,
     test: Any = None,  # noqa: ANN401 - as data, or a pair (data, labels)
     fixes: str | Path | None = None,
+    splits: str | Path | None = None,
     out: str | Path | None = None,
     quiet: bool = False,
     **options: Any,  # noqa: ANN401 - each is checked by name
@@ -78,24 +79,27 @@ def train(
         labels: (n,) for a list of paths and for pixels, else None.
         test: what to test on instead of a part of the data: as `data`, or a pair (data, labels).
         fixes: a fixes.csv that an audit wrote and a person edited.
+        splits: an earlier run, or its index.parquet, whose images keep the splits that they had there.
         out: folder of the run; None takes a free name beside the current folder's files.
         quiet: say nothing meanwhile.
         **options: as in `config.Config`, for instance `budget="5m"` or `imbalance="class-weights"`.
     """
-    given = {"labels": labels, "test": test, "fixes": fixes, **options}
+    given = {"labels": labels, "test": test, "fixes": fixes, "splits": splits, **options}
     words = [f"{name}={_shown(value)}" for name, value in given.items() if value is not None]
     call = f"steadylens.train({', '.join([_shown(data), *words])})"
     config, read = parse(options), with_fixes(_reader(data, _labels(labels), test), fixes)
     name = Path(data).resolve().name if isinstance(data, str | Path) else "images"
     run = Path(out) if out else free_name(Path(f"{name}-run"))
-    return pipeline.train(read, run, config, command=call, console=Console(quiet=quiet))
+    splits_of = Path(splits) if splits else None
+    return pipeline.train(read, run, config, command=call, splits_of=splits_of, console=Console(quiet=quiet))
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier of images, with the same recipe, options and figures as the command line.
 
     Every parameter has the meaning and the default of the field of `config.Config` with its name. `out` names the
-    folder that keeps the run with its report; None keeps it only as long as this object.
+    folder that keeps the run with its report; None keeps it only as long as this object. `splits` names an earlier run,
+    or its index.parquet, whose images keep the splits that they had there.
 
     Attributes:
         classes_: the classes, in the order of `predict_proba`'s columns: the values that `fit` was given as labels, of
@@ -129,6 +133,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         precision: str = "auto",
         seed: int = 0,
         device: str = "auto",
+        splits: str | Path | None = None,
         out: str | Path | None = None,
         quiet: bool = True,
     ) -> None:
@@ -154,6 +159,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.precision = precision
         self.seed = seed
         self.device = device
+        self.splits = splits
         self.out = out
         self.quiet = quiet
 
@@ -177,7 +183,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         defaults = {name: parameter.default for name, parameter in signature(type(self)).parameters.items()}
         given = {name: value for name, value in self.get_params().items() if value != defaults[name]}
-        options = {name: value for name, value in given.items() if name not in {"out", "quiet"}}
+        options = {name: value for name, value in given.items() if name not in {"splits", "out", "quiet"}}
         config, labels = parse(options), _labels(y)
         read = _reader(X, labels, test)
         if self.out is None:
@@ -187,7 +193,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         else:
             run = Path(self.out)
         call = f"{self!r}.fit({', '.join(_shown(value) for value in (X, y) if value is not None)})"
-        done = pipeline.train(read, run, config, command=call, console=Console(quiet=self.quiet))
+        splits_of = Path(self.splits) if self.splits else None
+        done = pipeline.train(read, run, config, command=call, splits_of=splits_of, console=Console(quiet=self.quiet))
         self.run_: Path | None = done.folder
         self.report_: dict[str, Any] | None = done.report
         self._use(load(run), manifests.frame_labels(X) if manifests.is_frame(X) else labels)

@@ -84,6 +84,9 @@ def train(
     data: Data,
     test: Annotated[Path | None, _option("Other DATA, of any form, to test on.")] = None,
     fixes: Fixes = None,
+    splits: Annotated[
+        Path | None, _option("An earlier run, or its index.parquet: its images stay in the splits that they had there.")
+    ] = None,
     out: Annotated[Path | None, _option("Folder of the run. [a new one, named after DATA]")] = None,
     budget: Annotated[str | None, _option("Wall time for everything, such as 90s, 10m, 2h. [10m]")] = None,
     network: Annotated[str | None, _option("auto, keras-blog, cnn-s, cnn-m or cnn-l.")] = None,
@@ -138,6 +141,7 @@ def train(
         out or free_name(Path(f"{data.resolve().name}-run")),
         resolved,
         command=shlex.join(["steadylens", *sys.argv[1:]]),
+        splits_of=splits,
         console=Console(quiet=quiet),
         stopwatch=pipeline.Stopwatch(STARTED),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,11 @@ from steadylens.console import Advance as Show
 from steadylens.console import Console
 from steadylens.data.audit import audit
 from steadylens.data.batches import LabelledPixels, colours
+from steadylens.data.duplicates import NearDuplicates, find_near_duplicates
 from steadylens.data.findings import Finding
 from steadylens.data.images import Preprocessing
 from steadylens.data.sources import Advance, ImageIndex, read_index_to_measure
-from steadylens.data.split import Splits, split
+from steadylens.data.split import Splits, read_splits, split
 from steadylens.data.store import Store, cache_folder, decode, prune
 from steadylens.deployment import artifact, predictor
 from steadylens.errors import DataError
@@ -87,6 +88,7 @@ class Prepared:
     """Images ready to learn from."""
 
     store: Store
+    near: NearDuplicates
     findings: tuple[Finding, ...]
     splits: Splits
     preprocessing: Preprocessing
@@ -103,6 +105,7 @@ def train(
     config: Config,
     *,
     command: str,
+    splits_of: Path | None = None,
     console: Console | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Run:
@@ -113,6 +116,7 @@ def train(
         run: folder to make; it must not exist, or be empty.
         config: what was asked for.
         command: that reproduces the run, for the report.
+        splits_of: an earlier run, or its index.parquet, whose images keep their splits.
         console: where progress goes; None is nowhere.
         stopwatch: already running, where start-up is to count towards the budget.
 
@@ -122,8 +126,8 @@ def train(
     console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
     budget = config.budget or (None if config.epochs else DEFAULT_BUDGET_S)
     run_folder.require_free(run)
-
-    prepared = prepare(read, config, console, watch)
+    earlier = None if splits_of is None else read_splits(splits_of)
+    prepared = prepare(read, config, console, watch, earlier)
     run_folder.claim(run)
     index, splits = prepared.store.index, prepared.splits
     training, validation = prepared.part(splits.train), prepared.part(splits.validation)
@@ -203,8 +207,7 @@ def audit_only(
     run_folder.require_free(folder)
     store, _ = _decoded(read, config, console, watch)
     index = store.index
-    with console.stage("Auditing"):
-        findings = audit(index, store.pixels)
+    _, findings = _audited(store, console, watch)
     with console.stage("Writing the page"):
         run_folder.claim(folder)
         report = contents.audit_block(index, findings, folder)
@@ -249,18 +252,24 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
     }
 
 
-def prepare(read: Callable[[Advance], ImageIndex], config: Config, console: Console, watch: Stopwatch) -> Prepared:
-    """Read, decode, audit and split the images, and say what was found."""
+def prepare(
+    read: Callable[[Advance], ImageIndex],
+    config: Config,
+    console: Console,
+    watch: Stopwatch,
+    earlier: Mapping[str, str] | None = None,
+) -> Prepared:
+    """Read, decode, audit and split the images, and say what was found; `earlier` splits are kept (see `split`)."""
     store, size_reason = _decoded(read, config, console, watch)
-    with watch.stage("audit"), console.stage("Auditing"):
-        findings = audit(store.index, store.pixels)  # after decoding, which alone tells which images can be used
-        splits = split(store.index, config.seed)
+    near, findings = _audited(store, console, watch)
+    with watch.stage("split"), console.stage("Splitting"):
+        splits = split(store.index, config.seed, clusters=near.clusters, earlier=earlier)
     fixed = [store.index.fixes.sentence()] if store.index.fixes is not None else []
     for text in (*fixed, *(f.sentence() for f in findings), *splits.notes):
         console.say(f"  {text}")
     mean, std = colours(LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0))
     preprocessing = Preprocessing(store.image_size, _three(mean), _three(std.clip(min=1e-3)))
-    return Prepared(store, findings, splits, preprocessing, size_reason)
+    return Prepared(store, near, findings, splits, preprocessing, size_reason)
 
 
 def _decoded(
@@ -273,6 +282,13 @@ def _decoded(
     with watch.stage("decode"), console.stage("Decoding") as advance:
         store = decode(index, image_size, cache=cache_folder(), advance=_counting(advance))
     return store, size_reason
+
+
+def _audited(store: Store, console: Console, watch: Stopwatch) -> tuple[NearDuplicates, tuple[Finding, ...]]:
+    """Look at the images after decoding, which alone tells which of them can be used."""
+    with watch.stage("audit"), console.stage("Auditing") as advance:
+        near = find_near_duplicates(store.index, store.pixels, lambda share: advance(share, "near-duplicates"))
+        return near, audit(store.index, store.pixels, near)
 
 
 def _write_findings(run: Path, prepared: Prepared) -> None:
@@ -378,7 +394,7 @@ def _report(
         "classes": list(index.classes),
         "seed": recipe.seed,
         "device": recipe.device,
-        "data": contents.data_block(index, splits, prepared.findings),
+        "data": contents.data_block(index, splits, prepared.findings, prepared.near),
         "selection": contents.selection_block(recipe, selection.why, counts, validation, fitted),
         "training": contents.training_block(fitted, recipe, watch.elapsed()),
         "diagnosis": diagnosis.as_dict(),

@@ -8,6 +8,7 @@ import numpy as np
 
 from steadylens.data import audit as auditing
 from steadylens.data.audit import FEW_IMAGES, IMBALANCE, duplicate_count, leakage_count
+from steadylens.data.duplicates import NearDuplicates
 from steadylens.data.findings import AppliedFixes, Finding, Suggestion
 from steadylens.data.sources import ImageIndex, RefusedImage, index_arrays
 
@@ -18,20 +19,30 @@ def index_of(contents: list[int], labels: list[str], splits: list[str] | None = 
     return index if splits is None else replace(index, splits=tuple(splits))
 
 
-def audit(index: ImageIndex) -> tuple[Finding, ...]:
+def audit(index: ImageIndex, near: NearDuplicates | None = None) -> tuple[Finding, ...]:
     """The audit of an index, on pixels that have nothing odd about them."""
     pixels = np.random.default_rng(0).integers(0, 256, (len(index), 8, 8, 3), dtype=np.uint8)
-    return auditing.audit(index, pixels)
+    return auditing.audit(index, pixels, equal_only(index) if near is None else near)
+
+
+def equal_only(index: ImageIndex) -> NearDuplicates:
+    """No near-duplicates but equal files."""
+    clusters = np.unique(index.sha256, return_inverse=True)[1].astype(np.int64)
+    return NearDuplicates(clusters, np.zeros((0, 2), np.int64), np.zeros(0))
 
 
 def found(index: ImageIndex, kind: str) -> list[Finding]:
-    return [finding for finding in audit(index) if finding.kind == kind]
+    return [finding for finding in audit(index, equal_only(index)) if finding.kind == kind]
+
+
+def leaks(index: ImageIndex) -> int:
+    return leakage_count(index, equal_only(index))
 
 
 def test_nothing_is_found_where_nothing_is_wrong() -> None:
     index = index_of(list(range(20)), ["a", "b"] * 10)
-    assert audit(index) == ()
-    assert (duplicate_count(index), leakage_count(index)) == (0, 0)
+    assert audit(index, equal_only(index)) == ()
+    assert (duplicate_count(index), leaks(index)) == (0, 0)
 
 
 def test_copies_within_a_class() -> None:
@@ -58,22 +69,22 @@ def test_one_content_in_two_given_splits() -> None:
     contents = [1, 1, 2, 2, 3, 3, 4, 4]
     splits = ["train", "test", "train", "validation", "validation", "test", "train", "train"]
     index = index_of(contents, ["a", "a", "b", "b", "a", "a", "b", "b"], splits)
-    leaks = found(index, "leakage")
-    assert [leak.paths for leak in leaks] == [
+    leakage = found(index, "leakage")
+    assert [leak.paths for leak in leakage] == [
         ("array[2]", "array[3]"),
         ("array[0]", "array[1]"),
         ("array[4]", "array[5]"),
     ]
-    assert ["train and validation" in leaks[0].text, "train and test" in leaks[1].text] == [True, True]
-    assert leaks[0].suggestions == (Suggestion("array[2]", "drop"),)
-    assert leakage_count(index) == 3
+    assert ["train and validation" in leakage[0].text, "train and test" in leakage[1].text] == [True, True]
+    assert leakage[0].suggestions == (Suggestion("array[2]", "drop"),)
+    assert leaks(index) == 3
 
 
 def test_leakage_counts_images_once_each_and_ungiven_splits_as_train() -> None:
     index = index_of([1, 1, 1, 1, 2], ["a", "a", "a", "a", "b"], ["", "validation", "test", "test", ""])
-    assert leakage_count(index) == 3
+    assert leaks(index) == 3
     assert duplicate_count(index) == 3
-    assert leakage_count(index_of([1, 1, 2], ["a", "a", "b"])) == 0
+    assert leaks(index_of([1, 1, 2], ["a", "a", "b"])) == 0
 
 
 def test_classes_with_few_images() -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steadylens.data.audit import audit, unless_kept
+from steadylens.data.duplicates import find_near_duplicates
 from steadylens.data.findings import Finding, Suggestion
 from steadylens.data.fixes import COLUMNS, apply_fixes, fixes_csv, read_fixes, with_fixes
 from steadylens.data.sources import ImageIndex, RefusedImage, index_arrays, read_index
@@ -216,13 +217,18 @@ def test_fixes_of_a_folder_are_relative_to_it_and_what_is_kept_stays_kept(
     data = make_images({"bolt": 12, "nut": 12})
     (data / "nut" / "copy.png").write_bytes((data / "nut" / "000.png").read_bytes())
     pixels = np.random.default_rng(0).integers(0, 256, (25, 8, 8, 3), dtype=np.uint8)
-    content = fixes_csv(audit(read_index(data), pixels), read_index(data))
+
+    def audited(index: ImageIndex) -> tuple[Finding, ...]:
+        shown = pixels[: len(index)]
+        return audit(index, shown, find_near_duplicates(index, shown))
+
+    content = fixes_csv(audited(read_index(data)), read_index(data))
     assert "nut/000.png,nut,duplicate,certain,,\r\nnut/copy.png,nut,duplicate,certain,drop," in content
     file = tmp_path / "fixes.csv"
     file.write_text(content.replace("certain,drop,", "certain,keep,"), "utf-8")
     fixed = with_fixes(read_index, file)(data)
-    assert [finding.kind for finding in audit(fixed, pixels)] == []
+    assert [finding.kind for finding in audited(fixed)] == []
     file.write_text(content, "utf-8")
     dropped = with_fixes(read_index, file)(data)
     assert [refusal.path for refusal in dropped.refusals] == ["nut/copy.png"]
-    assert [finding.kind for finding in audit(dropped, pixels[:24])] == ["dropped"]
+    assert [finding.kind for finding in audited(dropped)] == ["dropped"]

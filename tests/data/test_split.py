@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from steadylens.data.sources import ImageIndex
-from steadylens.data.split import Splits, split
+from steadylens.data.split import Splits, read_splits, split
 from steadylens.errors import ConfigError, DataError
 from steadylens.files import sha256
 
@@ -209,3 +212,129 @@ def test_order_and_names_do_not_matter(data: list[tuple[int, int, str]], seed: i
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     other = replace(drawn(shuffled), paths=tuple(f"renamed {row}" for row in range(len(data))))
     assert contents_of(other, split(other, seed)) == contents_of(index, splits)
+
+
+def with_earlier(index: ImageIndex, seed: int, **options: object) -> dict[str, str]:
+    """The split of every content."""
+    splits = split(index, seed, **options)  # type: ignore[arg-type]
+    return {index.sha256[row]: name for name in NAMES for row in getattr(splits, name)}
+
+
+def added(index: ImageIndex, more: ImageIndex) -> ImageIndex:
+    """An index with the rows of another behind its own; both have the same classes."""
+    return replace(
+        index,
+        labels=np.concatenate([index.labels, more.labels]),
+        **{name: getattr(index, name) + getattr(more, name) for name in ("paths", "splits", "groups", "sha256")},
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 14)), min_size=30, max_size=70),
+    st.integers(9, 29),
+    st.integers(0, 3),
+)
+def test_added_images_move_no_old_one_where_its_split_is_known(
+    data: list[tuple[int, int, int]], kept: int, seed: int
+) -> None:
+    index = index_of([(0, 900), (1, 901), (2, 902), *((label, 100 * label + content) for label, content, _ in data)])
+    clusters = np.array([90, 91, 92, *(cluster for _, _, cluster in data)], np.int64)
+    old = replace(
+        index,
+        labels=index.labels[:kept],
+        **{name: getattr(index, name)[:kept] for name in ("paths", "splits", "groups", "sha256")},
+    )
+    try:
+        before = with_earlier(old, seed, clusters=clusters[:kept])
+        splits = split(index, seed + 1, clusters=clusters, earlier=before)
+    except DataError:
+        assume(False)
+        raise
+    after = {index.sha256[row]: name for name in NAMES for row in getattr(splits, name)}
+    assert {content: after[content] for content in before} == before
+    assert sorted(np.concatenate([splits.train, splits.validation, splits.test]).tolist()) == list(range(len(index)))
+    for unit in units_of(replace(index, groups=tuple(f"c{cluster}" for cluster in clusters))):
+        names = {after[index.sha256[row]] for row in unit}
+        old_names = {before[index.sha256[row]] for row in unit if index.sha256[row] in before}
+        assert len(names) == 1 or len(old_names) > 1  # new images join the old ones of their unit
+
+
+def test_new_images_fill_the_splits_up_to_their_shares() -> None:
+    old, more = index_of(classes_of({0: 100, 1: 100})), index_of(classes_of({2: 100, 3: 100}))
+    more = replace(more, classes=old.classes)
+    both = added(old, more)
+    splits = split(both, 5, earlier=with_earlier(old, 1))
+    sizes = sizes_of(both, splits)
+    assert (sizes["validation"], sizes["test"]) == ({0: 20, 1: 20}, {0: 30, 1: 30})
+    assert splits.notes == ()
+
+
+def test_clusters_stay_together() -> None:
+    index = index_of(classes_of({0: 60, 1: 60}))
+    clusters = np.arange(120) // 4
+    splits = split(index, 1, clusters=clusters)
+    names = [{clusters[row] for row in getattr(splits, name)} for name in NAMES]
+    assert sum(map(len, names)) == 30
+    assert sizes_of(index, splits)["test"] == {0: 12, 1: 12}
+
+
+def test_a_cluster_with_most_of_a_class_is_trained_on_and_said() -> None:
+    index = index_of(classes_of({0: 50, 1: 50}))
+    clusters = np.array([0] * 46 + list(range(1, 55)))
+    for seed in range(5):
+        splits = split(index, seed, clusters=clusters)
+        assert set(range(46)) <= set(splits.train.tolist())
+        assert sizes_of(index, splits)["test"][0] == 1
+        assert "46 of the 50 images of '0' belong together" in splits.notes[0]
+    whole = split(index, 1, clusters=np.array([0] * 50 + list(range(1, 51))))
+    assert len(whole.notes) == 3  # and that neither validation nor test has this class
+
+
+@pytest.mark.parametrize("cut", ["validation", "test"])
+def test_of_a_large_and_a_small_unit_the_large_one_is_trained_on(cut: str) -> None:
+    rows = classes_of({0: 10, 1: 30})
+    other = {"validation": "test", "test": "validation"}[cut]
+    index = index_of([*rows, (0, 5000), (1, 5001)], [""] * 40 + [other] * 2)
+    clusters = np.array([0] * 9 + list(range(1, 34)))
+    assert getattr(split(index, 1, clusters=clusters), cut).tolist()[0] == 9
+
+
+def test_where_the_source_gives_a_split_it_counts_and_the_change_is_noted() -> None:
+    index = index_of(classes_of({0: 20, 1: 20}), ["test" if row % 5 == 0 else "train" for row in range(40)])
+    before = dict.fromkeys(index.sha256, "train") | {index.sha256[1]: "test", index.sha256[2]: "validation"}
+    splits = split(index, 1, earlier=before)
+    assert splits.test.tolist() == list(range(0, 40, 5))
+    assert (1 in splits.train, 2 in splits.validation) == (True, True)
+    assert "9 images now in another split than in the earlier run" in splits.notes[0]
+
+
+def test_a_cluster_that_now_ties_old_splits_stays_as_it_was_and_is_noted() -> None:
+    index = index_of(classes_of({0: 30, 1: 30}))
+    before = with_earlier(index, 1)
+    splits = split(index, 1)
+    train, test = splits.train[0], splits.test[0]
+    more = added(index, replace(index_of([(0, 7777), (1, 7778)]), classes=index.classes))
+    clusters = np.arange(62)
+    clusters[[test, 60]] = clusters[train]
+    after = split(more, 1, clusters=clusters, earlier=before)
+    assert (train in after.train, test in after.test, 60 in after.train) == (True, True, True)
+    assert "1 set of images that belong together were in different splits of the earlier run" in after.notes[0]
+
+
+def parquet(path: Path, rows: dict[str, list[str]]) -> Path:
+    pq.write_table(pa.table(rows), path)
+    return path
+
+
+def test_the_splits_of_a_run_are_read_from_its_folder_or_its_index(tmp_path: Path) -> None:
+    rows = {"sha256": ["a", "b", "c", "c", ""], "split": ["train", "test", "test", "train", ""], "path": list("vwxyz")}
+    path = parquet(tmp_path / "index.parquet", rows)
+    assert read_splits(path) == read_splits(tmp_path) == {"a": "train", "b": "test", "c": "train"}
+
+
+def test_what_is_no_index_is_said(tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_text("no table")
+    for path in (tmp_path / "missing", tmp_path, tmp_path / "text.parquet", parquet(tmp_path / "p", {"path": ["x"]})):
+        with pytest.raises(ConfigError, match=r"cannot be read from .* Name the folder of a run"):
+            read_splits(path)

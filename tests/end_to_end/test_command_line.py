@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from steadylens import cli
+from steadylens.errors import ConfigError
 
 CLASSES = ["bolt", "nut", "washer"]
 # Few and narrow neurons and a fixed arithmetic: quick, and equal to the bit on every run.
@@ -272,6 +276,56 @@ def test_archives_and_manifests_give_what_the_folder_gives(
         json.loads(invoke("evaluate", run, form, "--json").out) for form in (images_folder, zipped, tar, manifest)
     ]
     assert all(score == scores[0] for score in scores)
+
+
+def test_added_images_leave_the_splits_of_an_earlier_run_alone(
+    run: Path, images_folder: Path, tmp_path: Path, invoke: Invoke
+) -> None:
+    data = Path(shutil.copytree(images_folder, tmp_path / "parts"))
+    for name in CLASSES:
+        for number in range(9):
+            pixels = np.random.default_rng(number).integers(0, 255, (12, 12, 3), np.uint8)
+            Image.fromarray(pixels).save(data / name / f"new {number}.png")
+    left = invoke("train", data, "--splits", run, *SMALL, "--seed", "9", "--out", tmp_path / "run", "--quiet")
+    assert left.code == 0, left.err
+    before, after = (pq.read_table(one / "index.parquet").to_pylist() for one in (run, tmp_path / "run"))
+    old = {row["sha256"]: row["split"] for row in before}
+    assert {row["sha256"]: row["split"] for row in after if row["sha256"] in old} == old
+    assert {row["split"] for row in after if row["sha256"] not in old} == {"train", "validation", "test"}
+
+
+def test_splits_of_what_is_no_run_end_before_the_images_are_read(images_folder: Path, invoke: Invoke) -> None:
+    left = invoke("train", images_folder, "--splits", images_folder, "--out", images_folder.parent / "none")
+    assert left.code == ConfigError.exit_code
+    assert "Name the folder of a run" in left.err
+    assert "Reading" not in left.err
+
+
+def test_near_duplicates_and_near_leaks_are_found_and_reported(tmp_path: Path, invoke: Invoke) -> None:
+    for split, first, count in (("train", 0, 12), ("test", 100, 6)):
+        for number in range(count):
+            folder = tmp_path / "photos" / split / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(drawn_photo(first + number)).save(folder / f"{number}.png")
+    Image.fromarray(drawn_photo(0)).save(tmp_path / "photos/train/a/copy.jpg", quality=70)
+    Image.fromarray(drawn_photo(2)[1:31, 1:30]).save(tmp_path / "photos/test/a/crop.png")
+    left = invoke("train", tmp_path / "photos", *SMALL, "--out", tmp_path / "run", "--json")
+    data = json.loads(left.out)["data"]
+    assert (data["duplicates"], data["near_duplicates"], data["leakage"]) == (0, 2, 1)
+    sets = {finding["kind"]: finding["sets"] for finding in data["findings"]}
+    root = tmp_path / "photos"
+    assert sets["near-duplicate"] == [[str(root / "train/a/0.png"), str(root / "train/a/copy.jpg")]]
+    assert sets["near-leakage"] == [[str(root / "train/a/2.png"), str(root / "test/a/crop.png")]]
+    assert "1 image of test also in train" in left.err
+
+
+def drawn_photo(number: int) -> NDArray[np.uint8]:
+    """Smooth noise on two scales, (32, 32, 3)."""
+    rng = np.random.default_rng(number)
+    coarse, fine = (
+        Image.fromarray(rng.integers(0, 255, (side, side, 3), np.uint8)).resize((32, 32)) for side in (4, 12)
+    )
+    return np.asarray(Image.blend(coarse, fine, 0.4))
 
 
 GIVEN: dict[str, tuple[str, Any]] = {

@@ -17,6 +17,7 @@ from steadylens.config import Recipe
 from steadylens.data.audit import audit
 from steadylens.data.augment import GREATEST_STRENGTH
 from steadylens.data.batches import epoch_order
+from steadylens.data.duplicates import NearDuplicates, find_near_duplicates
 from steadylens.data.findings import AppliedFixes
 from steadylens.data.images import Preprocessing
 from steadylens.data.sources import ImageIndex, RefusedImage, read_index
@@ -49,7 +50,10 @@ def index_of(make_images: Callable[..., Path]) -> ImageIndex:
 def test_the_data_block_counts_what_there_is(make_images: Callable[..., Path]) -> None:
     index = index_of(make_images)
     splits = Splits(np.array([0, 1, 2, 3, 9]), np.array([4, 5, 10]), np.array([6, 7, 8, 11]), ("No test nut.",))
-    block = contents.data_block(index, splits, audit(index, PIXELS))
+    near = NearDuplicates(
+        np.array([0, 1, 2, 2, 2, 3, 4, 5, 0, 6, 7, 8]), np.array([[2, 3], [3, 4]]), np.array([0.97, 0.98])
+    )
+    block = contents.data_block(index, splits, audit(index, PIXELS, near), near)
     json.dumps(block, allow_nan=False)
     assert (block["images"], block["refused"], block["duplicates"], block["leakage"]) == (12, 1, 1, 0)
     assert block["per_class"] == {"bolt": 9, "nut": 3}
@@ -61,8 +65,14 @@ def test_the_data_block_counts_what_there_is(make_images: Callable[..., Path]) -
     }
     assert block["refusals"] == [{"path": "nut/x.png", "class": "nut", "reason": "is empty"}]
     assert block["notes"] == ["A note.", "No test nut."]
-    assert {finding["kind"] for finding in block["findings"]} >= {"refused", "duplicate", "tiny-class"}
-    assert (block["near_duplicates"], block["label_issues"]) == (None, None)  # not looked for, which is not 0
+    assert {finding["kind"] for finding in block["findings"]} >= {
+        "refused",
+        "duplicate",
+        "near-duplicate",
+        "tiny-class",
+    }
+    assert block["near_duplicates"] == 2
+    assert block["label_issues"] is None  # not looked for, which is not 0
     assert block["fixes"] is None
 
 
@@ -71,8 +81,9 @@ def test_what_fixes_did_is_in_both_blocks(make_images: Callable[..., Path]) -> N
     index = replace(index_of(make_images), fixes=applied)
     told = {"file": "mine.csv", "dropped": 2, "relabelled": 1, "kept": 1}
     splits = Splits(np.arange(12), np.arange(0), np.arange(0), ())
-    findings = audit(index, PIXELS)
-    assert contents.data_block(index, splits, findings)["fixes"] == told
+    near = find_near_duplicates(index, PIXELS)
+    findings = audit(index, PIXELS, near)
+    assert contents.data_block(index, splits, findings, near)["fixes"] == told
     block = contents.audit_block(index, findings, Path("out"))
     json.dumps(block, allow_nan=False)
     assert (block["fixes"], block["images"], block["refused"], block["folder"]) == (told, 12, 1, "out")

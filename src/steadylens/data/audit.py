@@ -9,9 +9,11 @@ from itertools import chain, combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from steadylens.data.duplicates import NearDuplicates
 from steadylens.data.findings import Finding, Suggestion, by_seriousness, surplus, without_kept
 from steadylens.data.folders import counted, shown
 from steadylens.data.names import groups_in_names, similar_classes
+from steadylens.data.near_findings import frames, near_conflicts, near_copies, near_leakage
 from steadylens.data.odd_images import odd_images
 from steadylens.data.sources import ImageIndex
 
@@ -21,21 +23,26 @@ FEW_IMAGES = 10
 IMBALANCE = 10
 
 
-def audit(index: ImageIndex, pixels: NDArray[np.uint8]) -> tuple[Finding, ...]:
+def audit(index: ImageIndex, pixels: NDArray[np.uint8], near: NearDuplicates) -> tuple[Finding, ...]:
     """Look for what spoils a training or its figures.
 
     Args:
         index: of the images.
         pixels: uint8, (n, side, side, 3), of the images in the index.
+        near: which of them show the same photograph.
 
     Returns:
-        Findings, the most serious first, without what fixes keep; equal files lie side by side in a finding's paths.
+        Findings, the most serious first, without what fixes keep; files that belong together are a finding's sets.
     """
     found = (
         *_refused(index),
         *_leakage(index),
+        *near_leakage(index, near),
         *_conflicting_labels(index),
+        *near_conflicts(index, near),
         *_duplicates(index),
+        *near_copies(index, near),
+        *frames(index, near),
         *_empty_classes(index),
         *similar_classes(index),
         *_tiny_classes(index),
@@ -59,15 +66,18 @@ def duplicate_count(index: ImageIndex) -> int:
     return len(index) - len(set(index.sha256))
 
 
-def leakage_count(index: ImageIndex) -> int:
-    """How many images of given splits were seen before their turn, each counted once.
+def leakage_count(index: ImageIndex, near: NearDuplicates) -> int:
+    """How many images of given splits were seen before their turn, in equal files or in near-duplicates.
 
-    These are the validation images whose content is also in train, and the test images whose
-    content is also in train or validation. Images without a given split count as train.
+    These are the validation images of which a cluster of near-duplicates has another in train, and the test images of
+    which one has another in train or validation. Each counts once; images without a given split count as train.
     """
-    train, validation = (set(_content_of(index, split)) for split in ("train", "validation"))
-    leaked = sum(content in train for content in _content_of(index, "validation"))
-    return leaked + sum(content in train or content in validation for content in _content_of(index, "test"))
+    found: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    for row, cluster in enumerate(near.clusters.tolist()):
+        found[_split_of(index, row)].append(cluster)
+    train, validation = set(found["train"]), set(found["validation"])
+    leaked = sum(cluster in train for cluster in found["validation"])
+    return leaked + sum(cluster in train or cluster in validation for cluster in found["test"])
 
 
 def _refused(index: ImageIndex) -> Iterator[Finding]:
@@ -211,10 +221,6 @@ def _last_split_first(index: ImageIndex, rows: list[int]) -> list[int]:
 
 def _split_of(index: ImageIndex, row: int) -> str:
     return index.splits[row] or "train"
-
-
-def _content_of(index: ImageIndex, split: str) -> list[str]:
-    return [content for row, content in enumerate(index.sha256) if _split_of(index, row) == split]
 
 
 def _paths(index: ImageIndex, rows: Iterable[int]) -> tuple[str, ...]:

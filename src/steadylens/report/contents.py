@@ -20,7 +20,9 @@ from steadylens.config import Recipe
 from steadylens.data.audit import duplicate_count, leakage_count
 from steadylens.data.augment import GREATEST_STRENGTH, base_strength, different_copies, policy_of
 from steadylens.data.batches import quotas
+from steadylens.data.duplicates import NearDuplicates
 from steadylens.data.findings import Finding
+from steadylens.data.near_findings import near_duplicate_count
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
 from steadylens.training.imbalance import balance
@@ -30,7 +32,7 @@ SCHEMA = 1
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "scipy", "pillow", "safetensors", "pyarrow")
 
 
-def data_block(index: ImageIndex, splits: Splits, findings: Sequence[Finding]) -> dict[str, Any]:
+def data_block(index: ImageIndex, splits: Splits, findings: Sequence[Finding], near: NearDuplicates) -> dict[str, Any]:
     """What images there were, how they were split and what the audit found."""
     counts = np.bincount(index.labels, minlength=len(index.classes))
     return {
@@ -39,8 +41,8 @@ def data_block(index: ImageIndex, splits: Splits, findings: Sequence[Finding]) -
         "per_class": _by_class(index.classes, counts),
         "imbalance_factor": float(counts.max() / counts.min()),
         "duplicates": duplicate_count(index),
-        "near_duplicates": None,
-        "leakage": leakage_count(index),
+        "near_duplicates": near_duplicate_count(index, near),
+        "leakage": leakage_count(index, near),
         "label_issues": None,
         "refusals": _refusals(index),
         "fixes": _fixes(index),
