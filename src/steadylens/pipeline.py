@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from steadylens import __version__
 from steadylens.config import Config, Recipe
 from steadylens.console import Console
 from steadylens.data.audit import audit
-from steadylens.data.batches import LabelledPixels
+from steadylens.data.batches import LabelledPixels, preprocessing_of
 from steadylens.data.findings import Finding
 from steadylens.data.images import Preprocessing
 from steadylens.data.reading import read_content
@@ -28,12 +28,15 @@ from steadylens.deployment import artifact, predictor
 from steadylens.errors import DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
-from steadylens.models import NetworkSpec, build
-from steadylens.models.inference import logits_of
+from steadylens.evaluation.labels import doubt, outliers, suspicious_labels
+from steadylens.models import build, spec_of
+from steadylens.models.distance import MOST_KNOWN, distances_to_known
+from steadylens.models.inference import features_of, logits_of
 from steadylens.report import contents, run_folder
 from steadylens.report.examples import choose_examples
 from steadylens.report.page import save_examples, write_page
 from steadylens.training.diagnosis import Diagnosis, diagnose
+from steadylens.training.imbalance import balance, natural_offsets
 from steadylens.training.loop import Epoch, Fitted, Step, fit
 from steadylens.training.selection import DEFAULT_BUDGET_S, Selection, choose_image_size, select
 
@@ -128,7 +131,7 @@ def train(
 
     with watch.stage("train"), console.stage("Training") as advance:
         torch.manual_seed(recipe.seed)
-        network = build(_spec(recipe))
+        network = build(spec_of(recipe))
         if budget is not None:
             predicted = len(splits.validation) + len(splits.test) + min(len(training), max(1000, len(validation)))
             left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
@@ -151,6 +154,9 @@ def train(
         test = prepared.part(splits.test)  # here, once
         test_logits = logits_of(network, test, prepared.preprocessing)
         test_scores = evaluate(test_logits, test.labels, index.classes, temperature, seed=recipe.seed)
+    with watch.stage("check labels"), console.stage("Checking labels"):
+        prepared = _check_labels(prepared, recipe, fitted, np.concatenate([validation_logits, test_logits]), console)
+        run_folder.write_audit(run, prepared.findings)
     with watch.stage("pack"), console.stage("Packing"):
         _pack(run, prepared, recipe, fitted, temperature, {"validation": scores, "test": test_scores}, console)
     with watch.stage("report"), console.stage("Reporting"):
@@ -210,21 +216,8 @@ def prepare(read: Callable[[], ImageIndex], config: Config, console: Console, wa
         splits = split(store.index, config.seed)
     for text in (*(f.sentence() for f in findings), *splits.notes):
         console.say(f"  {text}")
-    sample = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0)[:] / 255.0
-    mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2)).clip(min=1e-3)
-    preprocessing = Preprocessing(image_size, _three(mean), _three(std))
-    return Prepared(store, findings, splits, preprocessing, size_reason)
-
-
-def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    red, green, blue = (round(float(v), 6) for v in values)
-    return red, green, blue
-
-
-def _spec(recipe: Recipe) -> NetworkSpec:
-    return NetworkSpec(
-        recipe.network, len(recipe.classes), recipe.image_size, recipe.depth, recipe.width, recipe.dropout
-    )
+    training = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train])
+    return Prepared(store, findings, splits, preprocessing_of(training), size_reason)
 
 
 def _step_text(step: Step) -> str:
@@ -253,6 +246,26 @@ def _diagnose(fitted: Fitted, scores: dict[str, Any]) -> Diagnosis:
     )
 
 
+def _check_labels(
+    prepared: Prepared, recipe: Recipe, fitted: Fitted, logits: NDArray[np.float32], console: Console
+) -> Prepared:
+    """Add what the network says of the labels and the images that it was not trained on, validation and then test."""
+    index, splits = prepared.store.index, prepared.splits
+    rows = np.concatenate([splits.validation, splits.test])
+    held_out, paths = prepared.part(rows), [index.paths[row] for row in rows]
+    counts = np.bincount(index.labels[splits.train], minlength=len(index.classes))
+    remedy = balance(counts, recipe.imbalance, recipe.minority_augment, 0.0)
+    doubts = doubt(logits + natural_offsets(remedy, counts), held_out.labels)
+    known = prepared.part(splits.train).sample(MOST_KNOWN, recipe.seed)
+    distances = distances_to_known(
+        *(features_of(fitted.network, part, prepared.preprocessing) for part in (known, held_out))
+    )
+    found = (*suspicious_labels(doubts, held_out.labels, index.classes, paths), *outliers(distances, paths))
+    for finding in found:
+        console.say(f"  {finding.sentence()}")
+    return replace(prepared, findings=(*prepared.findings, *found))
+
+
 def _pack(
     run: Path,
     prepared: Prepared,
@@ -266,7 +279,7 @@ def _pack(
     artifact.pack(
         run / "model",
         fitted.network,
-        spec=_spec(recipe),
+        spec=spec_of(recipe),
         classes=recipe.classes,
         preprocessing=prepared.preprocessing,
         temperature=temperature,

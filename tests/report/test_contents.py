@@ -13,6 +13,7 @@ from torch import nn
 
 from steadylens.config import Recipe
 from steadylens.data.audit import audit
+from steadylens.data.findings import Finding
 from steadylens.data.images import Preprocessing
 from steadylens.data.sources import ImageIndex, RefusedImage, read_index
 from steadylens.data.split import Splits
@@ -53,9 +54,13 @@ def test_the_data_block_counts_what_there_is(make_images: Callable[..., Path]) -
         "test": {"bolt": 3, "nut": 1},
     }
     assert block["refusals"] == [{"path": "nut/x.png", "class": "nut", "reason": "is empty"}]
-    assert block["notes"] == ["A note.", "No test nut."]
+    assert block["notes"][:2] == ["A note.", "No test nut."]
+    assert "checked on the 7 images of validation and test" in block["notes"][2]
     assert {finding["kind"] for finding in block["findings"]} >= {"refused", "duplicate", "tiny-class"}
-    assert (block["near_duplicates"], block["label_issues"]) == (None, None)  # not looked for, which is not 0
+    assert block["near_duplicates"] is None  # not looked for, which is not 0
+    assert block["label_issues"] == 0
+    doubtful = Finding("label", "Two look wrong.", "possible", "Look.", ("bolt/0.png", "nut/1.png"))
+    assert contents.data_block(index, splits, [doubtful])["label_issues"] == 2
 
 
 def test_the_selection_block_has_the_trial_and_its_reasons() -> None:

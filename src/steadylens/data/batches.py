@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steadylens.data.images import Preprocessing
+
 _ORDER, _STEP, _SAMPLE = 0, 1, 2  # keep the uses of a seed apart
 
 
@@ -48,6 +50,13 @@ class LabelledPixels:
             chosen.append(rows[: max(1, left // (len(members) - i))])
         positions = np.sort(np.concatenate(chosen))
         return LabelledPixels(self.pixels, self.rows[positions], self.labels[positions])
+
+
+def preprocessing_of(images: LabelledPixels) -> Preprocessing:
+    """How pixels become input for networks trained on these images: mean and deviation of up to 5,000 of them."""
+    sample = images.sample(5000, 0)[:] / 255.0
+    mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2)).clip(min=1e-3)
+    return Preprocessing(sample.shape[1], _three(mean), _three(std))
 
 
 def epoch_order(labels: NDArray[np.int64], shares: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
@@ -101,6 +110,11 @@ def to_input(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[floa
     scale = torch.tensor(std, dtype=torch.float32) * 255.0
     offset = torch.tensor(mean, dtype=torch.float32) * 255.0 / scale
     return (torch.from_numpy(pixels).float() / scale - offset).permute(0, 3, 1, 2)
+
+
+def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = (round(float(v), 6) for v in values)
+    return red, green, blue
 
 
 def _round_to_sum(values: NDArray[np.float64], total: int) -> NDArray[np.int64]:

@@ -39,15 +39,23 @@ def data_block(index: ImageIndex, splits: Splits, findings: Sequence[Finding]) -
         "duplicates": duplicate_count(index),
         "near_duplicates": None,
         "leakage": leakage_count(index),
-        "label_issues": None,
+        "label_issues": sum(len(finding.paths) for finding in findings if finding.kind == "label"),
         "refusals": [{"path": r.path, "class": r.class_name, "reason": r.reason} for r in index.refusals],
         "findings": [asdict(f) for f in findings],
-        "notes": [*index.notes, *splits.notes],
+        "notes": [*index.notes, *splits.notes, _checked(splits)],
         "splits": {
             name: _by_class(index.classes, np.bincount(index.labels[rows], minlength=len(index.classes)))
             for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
         },
     }
+
+
+def _checked(splits: Splits) -> str:
+    held_out = len(splits.validation) + len(splits.test)
+    return (
+        f"Labels, and whether images are like the others, were checked on the {held_out:,} images of validation and "
+        "test, on which the network was not trained. `steadylens audit DATA --labels` checks all images."
+    )
 
 
 def selection_block(
