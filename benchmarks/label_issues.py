@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How many planted wrong labels are found, and how many of those that are flagged are wrong: ours beside the peers.
 
-label_issues.py DATA TRUTH [--budget 5m] [--seed 0]
+label_issues.py DATA TRUTH [--budget 5m | --epochs 24] [--seed 0]
 
 DATA is a folder of labelled images; TRUTH is a JSON file whose "flipped" lists the images with a wrong label, each with
 its "path" relative to DATA, as `planted.py` writes it. The truth only scores: every method chooses by itself how many
@@ -35,9 +35,9 @@ from steadylens.config import Config, parse
 from steadylens.data.batches import LabelledPixels, preprocessing_of
 from steadylens.data.sources import read_index
 from steadylens.data.store import Store, cache_folder, decode
-from steadylens.evaluation.labels import SUSPICIOUS, doubt
-from steadylens.metrics import softmax
-from steadylens.training.crossfit import choose_recipe, cross_fit
+from steadylens.evaluation.calibration import apply_temperature, fit_temperature
+from steadylens.evaluation.labels import doubt
+from steadylens.training.crossfit import CrossFit, choose_recipe, cross_fit
 
 
 def main() -> None:
@@ -47,8 +47,10 @@ def main() -> None:
     words.add_argument("truth", type=Path)
     words.add_argument("--budget", default="5m")
     words.add_argument("--seed", type=int, default=0)
-    words.add_argument("--save", type=Path, help="An .npz for the logits, labels and the truth.")
+    words.add_argument("--epochs", type=int, help="So many for each network, instead of a budget.")
     given = words.parse_args()
+    time_or_epochs = {"epochs": given.epochs} if given.epochs else {"budget": given.budget}
+    options = parse({"seed": given.seed, **time_or_epochs})
 
     index = read_index(given.data)
     store = decode(index, int(np.median(index.widths)), cache=cache_folder())
@@ -58,35 +60,36 @@ def main() -> None:
     print(f"{len(labels):,} images of {len(store.index.classes)} classes, {truth.sum()} with a planted wrong label")
 
     begin = time.perf_counter()
-    logits = ours(store, parse({"budget": given.budget, "seed": given.seed}))
-    doubts = doubt(logits, labels)
-    rows = [row("steadylens", doubts.wrong > SUSPICIOUS, doubts.wrong, truth, time.perf_counter() - begin)]
-    if given.save:
-        np.savez(given.save, logits=logits, labels=labels, truth=truth)
+    said = ours(store, options)
+    doubts = doubt(said.logits, labels, said.seen)
+    rows = [row("steadylens", doubts.suspicious, doubts.scores, truth, time.perf_counter() - begin)]
+    alone = doubt(said.logits, labels)
+    rows.append(row("steadylens, held-out networks alone", alone.suspicious, alone.scores, truth, None))
+    probabilities = apply_temperature(said.logits, fit_temperature(said.logits, labels))
+    rows.append(cleanlab("cleanlab on their probabilities", probabilities, labels, truth, None))
 
-    begin = time.perf_counter()
-    rows.append(
-        cleanlab("cleanlab on the same probabilities", softmax(logits / doubts.temperature), labels, truth, begin)
-    )
     begin = time.perf_counter()
     rows.append(cleanlab("cleanlab on logistic regression of pixels", pixels(store), labels, truth, begin))
     rows.append(["CleanVision", "does not look at labels", "", "", "", ""])
     print("| | flagged | precision | recall | average precision | seconds |\n|---|---|---|---|---|---|")
     for cells in rows:
         print(f"| {' | '.join(cells)} |")
-    right = (logits.argmax(1) == labels)[~truth].mean()
+    right = (said.logits.argmax(1) == labels)[~truth].mean()
     print(f"Held-out accuracy on the labels that were not flipped: {right:.1%}; estimated noise {doubts.noise:.1%}.")
 
 
-def ours(store: Store, config: Config) -> NDArray[np.float32]:
-    """Logits of every image by networks that saw neither it nor its copies."""
+def ours(store: Store, config: Config) -> CrossFit:
+    """What cross-fitted networks say of every image."""
     labels, seconds = store.index.labels, config.budget
     images = LabelledPixels(store.pixels, np.arange(len(labels)), labels)
     units = np.unique(store.index.sha256, return_inverse=True)[1]
     begin, preprocessing = time.perf_counter(), preprocessing_of(images)
     recipe = choose_recipe(images, units, store.index.classes, preprocessing, config, seconds=seconds)
-    left = (seconds or 0.0) - (time.perf_counter() - begin)
-    return cross_fit(images, units, recipe, preprocessing, seconds=left).logits
+    left = None if seconds is None else seconds - (time.perf_counter() - begin)
+    said = cross_fit(images, units, recipe, preprocessing, seconds=left)
+    if len(said.judged) < len(labels):
+        raise SystemExit("Some images are the only ones of their class. Give several of each class.")
+    return said
 
 
 def pixels(store: Store) -> NDArray[np.float64]:
@@ -102,22 +105,23 @@ def cleanlab(
     probabilities: NDArray[np.float64],
     labels: NDArray[np.int64],
     truth: NDArray[np.bool_],
-    begin: float,
+    begin: float | None,
 ) -> list[str]:
     """What cleanlab flags by its default, and its default ranking."""
     flagged = find_label_issues(labels, probabilities, n_jobs=1)
     doubt_of = 1 - get_label_quality_scores(labels, probabilities)
-    return row(name, flagged, doubt_of, truth, time.perf_counter() - begin)
+    return row(name, flagged, doubt_of, truth, None if begin is None else time.perf_counter() - begin)
 
 
 def row(
-    name: str, flagged: NDArray[np.bool_], score: NDArray[np.float64], truth: NDArray[np.bool_], seconds: float
+    name: str, flagged: NDArray[np.bool_], score: NDArray[np.float64], truth: NDArray[np.bool_], seconds: float | None
 ) -> list[str]:
-    """One line of the table."""
+    """One line of the table; seconds are None where the work is that of a line above."""
+    took = "" if seconds is None else f"{seconds:.0f}"
     hits = int((flagged & truth).sum())
     precision = f"{hits / flagged.sum():.1%}" if flagged.any() else "-"
     average = average_precision_score(truth, score)
-    return [name, str(int(flagged.sum())), precision, f"{hits / truth.sum():.1%}", f"{average:.3f}", f"{seconds:.0f}"]
+    return [name, str(int(flagged.sum())), precision, f"{hits / truth.sum():.1%}", f"{average:.3f}", took]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What networks say of images that they were not trained on, for every image of a data set: cross-fitting.
 
-The images are dealt into folds. For each fold a network is trained on the other folds, and asked about this one.
+The images are dealt into folds. For each fold a network is trained on the other folds, and asked about this one, and
+about those that it was trained on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from steadylens.models import build, spec_of
 from steadylens.models.distance import MOST_KNOWN, distances_to_known
 from steadylens.models.inference import features_of, logits_of
 from steadylens.training.clock import Clock
-from steadylens.training.loop import Step, begin, train_epoch
+from steadylens.training.loop import Step, Training, begin, train_epoch
 from steadylens.training.selection import select
 
 FOLDS = 4
@@ -29,17 +30,19 @@ _DEAL = 3  # keeps this use of a seed apart from those of data.batches
 
 @dataclass(frozen=True, slots=True)
 class CrossFit:
-    """What was said of images by networks that were not trained on them.
+    """What networks say of images, as cross-fitting tells it.
 
     Attributes:
         judged: (m,) positions in the images given, ascending. Left out are those that alone show their class: without
             them, no network could know it.
-        logits: (m, classes), the mean over the repeats.
+        logits: (m, classes), of the networks that were not trained on the image.
+        seen: (m, classes), of the networks that were: what they learned against the label is as telling.
         distances: (m,) how far each is from what its networks were trained on; see `distances_to_known`.
     """
 
     judged: NDArray[np.int64]
     logits: NDArray[np.float32]
+    seen: NDArray[np.float32]
     distances: NDArray[np.float32]
 
 
@@ -50,48 +53,45 @@ def cross_fit(
     preprocessing: Preprocessing,
     *,
     folds: int = FOLDS,
-    repeats: int = 1,
     seconds: float | None = None,
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> CrossFit:
-    """Train a network for each fold of each repeat, and ask it about the images of that fold.
+    """Train a network for each fold on the others, and ask it about all images.
 
     Args:
         images: all images, with the labels that are in doubt.
         units: (n,) a number for each image; images of one number (copies, one film) are never in two folds.
         recipe: of every one of the networks, but for the seed.
         preprocessing: how pixels become input.
-        folds: networks in a repeat.
-        repeats: of the whole, each with folds and seeds of its own.
+        folds: how many networks.
         seconds: of wall time for everything; None where the recipe's epochs alone decide.
         on_progress: told the share that is done, after each step.
 
     Raises:
         ConfigError: the loss is no longer a number.
     """
-    start, networks = time.perf_counter(), folds * repeats
-    fold_of = np.stack([deal(images.labels, units, folds, recipe.seed + repeat) for repeat in range(repeats)])
-    logits = np.zeros((repeats, len(images), len(recipe.classes)), np.float32)
-    distances = np.zeros((repeats, len(images)), np.float32)
-    for number, (repeat, fold) in enumerate(np.ndindex(repeats, folds)):
-        held_out = np.flatnonzero(fold_of[repeat] == fold)
+    start, n = time.perf_counter(), len(images)
+    fold_of = deal(images.labels, units, folds, recipe.seed)
+    logits, seen = np.zeros((2, n, len(recipe.classes)), np.float32)
+    distances, asking_s = np.zeros(n, np.float32), 0.0
+    for fold in range(folds):
+        known, held_out = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
         if not len(held_out):  # fewer units than folds
             continue
 
-        def on_step(step: Step, before: int = number) -> None:
-            on_progress((before + min(1.0, step.progress)) / networks)
+        def on_step(step: Step, before: int = fold) -> None:
+            on_progress((before + min(1.0, step.progress)) / folds)
 
-        left = None if seconds is None else (seconds - (time.perf_counter() - start)) / (networks - number)
-        logits[repeat, held_out], distances[repeat, held_out] = _judge(
-            _part(images, np.flatnonzero(fold_of[repeat] != fold)),
-            _part(images, held_out),
-            replace(recipe, seed=recipe.seed + number),
-            preprocessing,
-            left,
-            on_step,
-        )
-    judged = np.flatnonzero((fold_of >= 0).all(0))
-    return CrossFit(judged, logits.mean(0)[judged], distances.mean(0)[judged])
+        left = None if seconds is None else (seconds - (time.perf_counter() - start)) / (folds - fold) - asking_s
+        its_recipe = replace(recipe, seed=recipe.seed + fold)
+        training = _train(_part(images, known), its_recipe, preprocessing, left, on_step)
+        asked = time.perf_counter()
+        said, distances[held_out] = _ask(training, images, held_out)
+        asking_s = time.perf_counter() - asked
+        logits[held_out] = said[held_out]
+        seen[known] += said[known] / (folds - 1)
+    judged = np.flatnonzero(fold_of >= 0)
+    return CrossFit(judged, logits[judged], seen[judged], distances[judged])
 
 
 def choose_recipe(
@@ -145,27 +145,34 @@ def deal(labels: NDArray[np.int64], units: NDArray[np.int64], folds: int, seed: 
     return fold_of
 
 
-def _judge(
+def _train(
     known: LabelledPixels,
-    held_out: LabelledPixels,
     recipe: Recipe,
     preprocessing: Preprocessing,
     seconds: float | None,
     on_step: Callable[[Step], None],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Train a network on some images; its logits of others, and how far they are from those that it knows."""
+) -> Training:
     torch.manual_seed(recipe.seed)
-    network = build(spec_of(recipe))
-    training, clock, stopped = begin(network, known, recipe, preprocessing, on_step), Clock(seconds, recipe.epochs), ""
+    training = begin(build(spec_of(recipe)), known, recipe, preprocessing, on_step)
+    clock, stopped = Clock(seconds, recipe.epochs), ""
     while not stopped:
         _, stopped = train_epoch(training, clock)
+    return training
+
+
+def _ask(
+    training: Training, images: LabelledPixels, held_out: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A trained network's logits of all images, and how far the held-out ones are from those that it knows."""
+    network, recipe, preprocessing = training.network, training.recipe, training.preprocessing
     with training.average.shown_by(network):
-        logits = logits_of(network, held_out, preprocessing)
-        sample = known.sample(MOST_KNOWN, recipe.seed)
-        distances = distances_to_known(
-            *(features_of(network, part, preprocessing, precision=recipe.precision) for part in (sample, held_out))
-        )
-    return logits, distances
+        logits = logits_of(network, images, preprocessing, precision=recipe.precision)
+        if recipe.flip:
+            mirrored = replace(images, pixels=images.pixels[:, :, ::-1])
+            logits = (logits + logits_of(network, mirrored, preprocessing, precision=recipe.precision)) / 2
+        parts = (training.images.sample(MOST_KNOWN, recipe.seed), _part(images, held_out))
+        known, asked = (features_of(network, part, preprocessing, precision=recipe.precision) for part in parts)
+    return logits, distances_to_known(known, asked)
 
 
 def _part(images: LabelledPixels, positions: NDArray[np.int64]) -> LabelledPixels:
