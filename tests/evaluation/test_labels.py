@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from steadylens.evaluation.labels import doubt, outliers, suspicious_labels, wrong_share
+from steadylens.config import Config
+from steadylens.data.batches import LabelledPixels
+from steadylens.evaluation.labels import check_all, doubt, outliers, suspicious_labels, wrong_share
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -140,3 +142,23 @@ def test_what_lies_far_out_is_an_outlier_the_farthest_first() -> None:
 @pytest.mark.parametrize("n", [0, 1, 50])
 def test_equal_distances_hold_no_outlier(n: int) -> None:
     assert outliers(np.full(n, 0.2), [str(row) for row in range(n)]) == ()
+
+
+def test_all_labels_are_checked_by_networks_that_did_not_learn_them() -> None:
+    rng, labels = np.random.default_rng(0), np.arange(121) % 2
+    labels[120] = 2  # the only one of its class
+    pixels = (100 + 60 * np.eye(3)[labels][:, None, None, :] + rng.normal(0, 40, (121, 8, 8, 3))).clip(0, 255)
+    labels[[4, 31, 77]] = 1 - labels[[4, 31, 77]]
+    paths = [f"{row:03d}.png" for row in range(121)]
+    images = LabelledPixels(pixels.astype(np.uint8), np.arange(121), labels)
+    config = Config(
+        network="cnn-s", width=0.125, epochs=10, batch_size=16, learning_rate=1e-2, averaging=0.8, precision="fp32",
+        augment="off", mixup=0.0,
+    )  # fmt: skip
+    told: list[float] = []
+    findings = check_all(images, np.arange(121), CLASSES[:3], paths, config, seconds=None, on_progress=told.append)
+    flagged = {path for finding in findings if finding.kind == "label" for path in finding.paths}
+    assert {"004.png", "031.png", "077.png"} <= flagged
+    assert len(flagged) <= 6
+    assert [finding.paths for finding in findings if finding.kind == "unchecked-label"] == [("120.png",)]
+    assert told[-1] == 1.0

@@ -10,7 +10,8 @@ Scott, "Semi-Supervised Novelty Detection", 2010. Labels are taken to be wrong i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,13 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax
 
+from steadylens.config import Config
+from steadylens.data.batches import LabelledPixels, preprocessing_of
 from steadylens.data.findings import Finding, Suggestion, Sure
 from steadylens.data.folders import counted
 from steadylens.evaluation.calibration import HIGHEST, LOWEST, PRIOR
 from steadylens.metrics import Floats, Integers
+from steadylens.training.crossfit import choose_recipe, cross_fit
 
 MOST_NOISE = 0.5  # where more labels than this are wrong, they cannot tell what is right
 # The least of F / W is looked for from so many images on: below, it is chance. Half a standard error is added to each
@@ -170,6 +174,50 @@ def outliers(distances: Floats, paths: Sequence[str]) -> tuple[Finding, ...]:
     text = f"{counted(far, 'image')} unlike everything that the network was trained on, the most unlike first."
     advice = "Look at them: remove what does not belong to any class; add images like those that do."
     return (Finding("outlier", text, "possible", advice, tuple(far)),)
+
+
+def check_all(
+    images: LabelledPixels,
+    units: NDArray[np.int64],
+    classes: tuple[str, ...],
+    paths: Sequence[str],
+    config: Config,
+    *,
+    seconds: float | None,
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> tuple[Finding, ...]:
+    """Check the label of every image, and whether it is like others, by cross-fitting.
+
+    Args:
+        images: all images.
+        units: (n,) images of the same number (copies, near-duplicates, one group) are never judged by a network that
+            was trained on another of them.
+        classes: the names.
+        paths: (n,) of the images.
+        config: of the networks; its seed is that of everything random.
+        seconds: of wall time; None where the config's epochs alone decide.
+        on_progress: told the share that is done.
+
+    Raises:
+        ConfigError: the loss is no longer a number.
+    """
+    begin, preprocessing = time.perf_counter(), preprocessing_of(images)
+    recipe = choose_recipe(images, units, classes, preprocessing, config, seconds=seconds)
+    left = None if seconds is None else seconds - (time.perf_counter() - begin)
+    said = cross_fit(images, units, recipe, preprocessing, seconds=left, on_progress=on_progress)
+    labels, judged = images.labels[said.judged], [paths[row] for row in said.judged]
+    doubts = doubt(said.logits, labels, said.seen)
+    return (
+        *suspicious_labels(doubts, labels, classes, judged),
+        *outliers(said.distances, judged),
+        *_unchecked(sorted(set(paths) - set(judged))),
+    )
+
+
+def _unchecked(paths: Sequence[str]) -> Iterator[Finding]:
+    if paths:
+        text = f"{counted(paths, 'image')} not checked for a wrong label: without them nothing shows their class."
+        yield Finding("unchecked-label", text, "certain", "Add other images of these classes.", tuple(paths))
 
 
 def _suspicion(

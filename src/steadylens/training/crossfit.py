@@ -169,7 +169,8 @@ def _ask(
         logits = logits_of(network, images, preprocessing, precision=recipe.precision)
         if recipe.flip:
             mirrored = replace(images, pixels=images.pixels[:, :, ::-1])
-            logits = (logits + logits_of(network, mirrored, preprocessing, precision=recipe.precision)) / 2
+            logits += logits_of(network, mirrored, preprocessing, precision=recipe.precision)
+            logits /= 2
         parts = (training.images.sample(MOST_KNOWN, recipe.seed), _part(images, held_out))
         known, asked = (features_of(network, part, preprocessing, precision=recipe.precision) for part in parts)
     return logits, distances_to_known(known, asked)
