@@ -155,8 +155,7 @@ def train(
         test_logits = logits_of(network, test, prepared.preprocessing)
         test_scores = evaluate(test_logits, test.labels, index.classes, temperature, seed=recipe.seed)
     with watch.stage("check labels"), console.stage("Checking labels"):
-        prepared = _check_labels(prepared, recipe, fitted, np.concatenate([validation_logits, test_logits]), console)
-        run_folder.write_audit(run, prepared.findings)
+        prepared = _check_labels(run, prepared, fitted, recipe, (validation_logits, test_logits), console)
     with watch.stage("pack"), console.stage("Packing"):
         _pack(run, prepared, recipe, fitted, temperature, {"validation": scores, "test": test_scores}, console)
     with watch.stage("report"), console.stage("Reporting"):
@@ -247,15 +246,20 @@ def _diagnose(fitted: Fitted, scores: dict[str, Any]) -> Diagnosis:
 
 
 def _check_labels(
-    prepared: Prepared, recipe: Recipe, fitted: Fitted, logits: NDArray[np.float32], console: Console
+    run: Path,
+    prepared: Prepared,
+    fitted: Fitted,
+    recipe: Recipe,
+    logits: tuple[NDArray[np.float32], NDArray[np.float32]],
+    console: Console,
 ) -> Prepared:
-    """Add what the network says of the labels and the images that it was not trained on, validation and then test."""
+    """Add what the network says of the images that it was not trained on, those of validation and then of test."""
     index, splits = prepared.store.index, prepared.splits
     rows = np.concatenate([splits.validation, splits.test])
     held_out, paths = prepared.part(rows), [index.paths[row] for row in rows]
     counts = np.bincount(index.labels[splits.train], minlength=len(index.classes))
     remedy = balance(counts, recipe.imbalance, recipe.minority_augment, 0.0)
-    doubts = doubt(logits + natural_offsets(remedy, counts), held_out.labels)
+    doubts = doubt(np.concatenate(logits) + natural_offsets(remedy, counts), held_out.labels)
     known = prepared.part(splits.train).sample(MOST_KNOWN, recipe.seed)
     distances = distances_to_known(
         *(features_of(fitted.network, part, prepared.preprocessing) for part in (known, held_out))
@@ -263,7 +267,9 @@ def _check_labels(
     found = (*suspicious_labels(doubts, held_out.labels, index.classes, paths), *outliers(distances, paths))
     for finding in found:
         console.say(f"  {finding.sentence()}")
-    return replace(prepared, findings=(*prepared.findings, *found))
+    prepared = replace(prepared, findings=(*prepared.findings, *found))
+    run_folder.write_audit(run, prepared.findings)
+    return prepared
 
 
 def _pack(
