@@ -133,8 +133,8 @@ def test_nothing_is_found_among_sure_and_right_labels() -> None:
 
 
 def test_what_lies_far_out_is_an_outlier_the_farthest_first() -> None:
-    distances = np.random.default_rng(0).normal(0.3, 0.02, 500)
-    distances[[7, 8]] = 0.6, 0.9
+    distances = np.random.default_rng(0).uniform(0.28, 0.32, 500)
+    distances[[7, 8]] = 0.4, 0.5
     (finding,) = outliers(distances, [str(row) for row in range(500)])
     assert (finding.kind, finding.sure, finding.paths) == ("outlier", "possible", ("8", "7"))
 

@@ -158,7 +158,7 @@ def suspicious_labels(
 def outliers(distances: Floats, paths: Sequence[str]) -> tuple[Finding, ...]:
     """The images that are far from all that networks were trained on; none or one finding, the farthest image first.
 
-    Far is what lies beyond Tukey's outer fence (1977): three times the interquartile range above the upper quartile.
+    Far is what lies beyond Tukey's fence (1977): one and a half interquartile ranges above the upper quartile.
 
     Args:
         distances: (n,) see `models.distance`.
@@ -168,7 +168,7 @@ def outliers(distances: Floats, paths: Sequence[str]) -> tuple[Finding, ...]:
         return ()
     lower, upper = np.quantile(distances, (0.25, 0.75))
     order = np.argsort(-distances, kind="stable")
-    far = [paths[row] for row in order if distances[row] > upper + 3 * (upper - lower)]
+    far = [paths[row] for row in order if distances[row] > upper + 1.5 * (upper - lower)]
     if not far:
         return ()
     text = f"{counted(far, 'image')} unlike everything that the network was trained on, the most unlike first."
