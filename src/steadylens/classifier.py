@@ -25,7 +25,9 @@ from steadylens.data.trees import Read
 from steadylens.deployment import artifact
 from steadylens.deployment.predictor import Prediction, Predictor, load
 from steadylens.errors import ConfigError, DataError
+from steadylens.inspection import Audit, inspect
 from steadylens.metrics import balanced_accuracy
+from steadylens.preparation import Stopwatch
 from steadylens.report.run_folder import free_name
 
 # A path of a folder, an archive or a manifest; paths; pixels; or a frame, for which there is no common type.
@@ -38,25 +40,32 @@ def audit(
     *,
     fixes: str | Path | None = None,
     out: str | Path | None = None,
-    image_size: int | str | None = None,
+    labels: bool = False,
     quiet: bool = False,
-) -> pipeline.Audit:
+    stopwatch: Stopwatch | None = None,
+    **options: Any,  # noqa: ANN401 - each is checked by name
+) -> Audit:
     """Do what `steadylens audit` does.
 
     Args:
         data: a folder, an archive or a manifest, by its path.
         fixes: a fixes.csv that an audit wrote and a person edited, to look at what is left.
         out: folder for audit.html, audit.json and fixes.csv; None takes a free name in the current folder.
-        image_size: side at which the images are looked at, in pixels; None takes what training would.
+        labels: whether to look for wrong labels too, with networks that are trained for it.
         quiet: say nothing meanwhile.
+        stopwatch: already running, where start-up is to count towards the budget.
+        **options: as in `config.Config`: `image_size`, at which the images are looked at (what training would take is
+            the default), and for the networks that check labels all others, such as `budget="5m"`.
     """
     name = Path(data).resolve().name
-    return pipeline.audit_only(
+    return inspect(
         with_fixes(lambda advance: read_index(data, advance=advance), fixes),
         Path(out) if out else free_name(Path(f"{name}-audit")),
-        parse({} if image_size is None else {"image_size": image_size}),
+        parse(options),
+        labels=labels,
         train_command=shlex.join(["steadylens", "train", str(data)]),
         console=Console(quiet=quiet),
+        stopwatch=stopwatch,
     )
 
 

@@ -68,14 +68,19 @@ def audit(
     fixes: Fixes = None,
     out: Annotated[Path | None, _option("Folder for the page and the files. [a new one, named after DATA]")] = None,
     image_size: Annotated[str | None, _option("Side at which images are looked at, in pixels, or auto.")] = None,
+    labels: Annotated[bool, _option("Look for wrong labels too, with networks trained for it.", "--labels")] = False,
+    budget: Annotated[str | None, _option("Wall time for everything, where labels are checked. [5m]")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Look for what is wrong with the images: a list, a page with pictures, and a table to decide in."""
-    from steadylens import classifier
+    from steadylens.classifier import audit as audit_images
+    from steadylens.preparation import Stopwatch
     from steadylens.report.summary import audit_summary
 
-    found = classifier.audit(data, fixes=fixes, out=out, image_size=image_size, quiet=quiet)
+    asked = {name: value for name, value in (("image_size", image_size), ("budget", budget)) if value is not None}
+    watch = Stopwatch(STARTED)
+    found = audit_images(data, fixes=fixes, out=out, labels=labels, quiet=quiet, stopwatch=watch, **asked)
     print_out(json.dumps(found.report) if as_json else audit_summary(found.report, found.findings))
 
 
@@ -133,6 +138,7 @@ def train(
     from steadylens.console import Console
     from steadylens.data.fixes import with_fixes
     from steadylens.data.sources import read_index
+    from steadylens.preparation import Stopwatch
     from steadylens.report.run_folder import free_name
     from steadylens.report.summary import summary
 
@@ -143,7 +149,7 @@ def train(
         command=shlex.join(["steadylens", *sys.argv[1:]]),
         splits_of=splits,
         console=Console(quiet=quiet),
-        stopwatch=pipeline.Stopwatch(STARTED),
+        stopwatch=Stopwatch(STARTED),
     )
     print_out(json.dumps(run.report) if as_json else summary(run.folder, run.report))
 

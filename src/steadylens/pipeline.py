@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +11,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steadylens import __version__, files
+from steadylens import __version__
 from steadylens.config import Config, Recipe
-from steadylens.console import Advance as Show
 from steadylens.console import Console
-from steadylens.data.audit import audit
-from steadylens.data.batches import LabelledPixels, colours
-from steadylens.data.duplicates import NearDuplicates, find_near_duplicates
-from steadylens.data.findings import Finding
-from steadylens.data.images import Preprocessing
+from steadylens.data.audit import unless_kept
+from steadylens.data.findings import by_seriousness
 from steadylens.data.sources import Advance, ImageIndex, read_index_to_measure
-from steadylens.data.split import Splits, read_splits, split
-from steadylens.data.store import Store, cache_folder, decode, prune
+from steadylens.data.split import read_splits
+from steadylens.data.store import cache_folder, decode, prune
 from steadylens.deployment import artifact, predictor
 from steadylens.errors import DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
-from steadylens.models import NetworkSpec, build
-from steadylens.models.inference import logits_of
+from steadylens.evaluation.labels import doubt, outliers, suspicious_labels
+from steadylens.models import build, spec_of
+from steadylens.models.distance import MOST_KNOWN, distances_to_known
+from steadylens.models.inference import features_of, logits_of
+from steadylens.preparation import Prepared, Stopwatch, counting, prepare
 from steadylens.report import contents, run_folder
-from steadylens.report.audit_page import write_audit_page
 from steadylens.report.audit_section import paths_to_draw
 from steadylens.report.examples import choose_examples
 from steadylens.report.page import save_examples, write_page
 from steadylens.report.thumbnails import draw_thumbnails, save_thumbnails
 from steadylens.training.diagnosis import Diagnosis, diagnose
+from steadylens.training.imbalance import balance, natural_offsets
 from steadylens.training.loop import Epoch, Fitted, Step, fit
-from steadylens.training.selection import DEFAULT_BUDGET_S, Selection, choose_image_size, select
+from steadylens.training.selection import DEFAULT_BUDGET_S, Selection, select
 
 CACHE_CEILING_BYTES = 20 * 2**30
 REPORT_S = 5.0  # set aside for intervals, plots, examples and the artifact on one slow core
@@ -53,50 +49,6 @@ class Run:
 
     folder: Path
     report: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Audit:
-    """A finished audit: its folder, what audit.json in it says, and the findings, the most serious first."""
-
-    folder: Path
-    report: dict[str, Any]
-    findings: tuple[Finding, ...]
-
-
-@dataclass
-class Stopwatch:
-    """Seconds since the start of a run, and of each of its stages."""
-
-    started: float = field(default_factory=time.perf_counter)
-    stages: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time one stage."""
-        begin = time.perf_counter()
-        yield
-        self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - begin
-
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.started
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Images ready to learn from."""
-
-    store: Store
-    near: NearDuplicates
-    findings: tuple[Finding, ...]
-    splits: Splits
-    preprocessing: Preprocessing
-    size_reason: str
-
-    def part(self, rows: NDArray[np.int64]) -> LabelledPixels:
-        """The images of one split."""
-        return LabelledPixels(self.store.pixels, rows, self.store.index.labels[rows])
 
 
 def train(
@@ -145,7 +97,7 @@ def train(
 
     with watch.stage("train"), console.stage("Training") as advance:
         torch.manual_seed(recipe.seed)
-        network = build(_spec(recipe))
+        network = build(spec_of(recipe))
         if budget is not None:
             predicted = len(splits.validation) + len(splits.test) + min(len(training), max(1000, len(validation)))
             left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
@@ -168,6 +120,8 @@ def train(
         test = prepared.part(splits.test)  # here, once
         test_logits = logits_of(network, test, prepared.preprocessing)
         test_scores = evaluate(test_logits, test.labels, index.classes, temperature, seed=recipe.seed)
+    with watch.stage("check labels"), console.stage("Checking labels"):
+        prepared = _check_labels(run, prepared, fitted, recipe, (validation_logits, test_logits), console)
     with watch.stage("pack"), console.stage("Packing"):
         _pack(run, prepared, recipe, fitted, temperature, {"validation": scores, "test": test_scores}, console)
     with watch.stage("report"), console.stage("Reporting"):
@@ -183,42 +137,6 @@ def train(
     return Run(run, report)
 
 
-def audit_only(
-    read: Callable[[Advance], ImageIndex],
-    folder: Path,
-    config: Config,
-    *,
-    train_command: str,
-    console: Console | None = None,
-) -> Audit:
-    """Read, decode and audit images, and write what was found: audit.html, audit.json and fixes.csv.
-
-    Args:
-        read: gives the index of the images (see `data.sources`).
-        folder: to make; it must not exist, or be empty.
-        config: of which the image size is used.
-        train_command: that trains on the same images, for the page; the fixes are added to it.
-        console: where progress goes; None is nowhere.
-
-    Raises:
-        SteadylensError: see `errors`.
-    """
-    console, watch = console or Console(quiet=True), Stopwatch()
-    run_folder.require_free(folder)
-    store, _ = _decoded(read, config, console, watch)
-    index = store.index
-    _, findings = _audited(store, console, watch)
-    with console.stage("Writing the page"):
-        run_folder.claim(folder)
-        report = contents.audit_block(index, findings, folder)
-        thumbnails = draw_thumbnails(index, store.pixels, paths_to_draw(findings))
-        command = f"{train_command} --fixes {shlex.quote(str(folder / 'fixes.csv'))}"
-        run_folder.write_fixes(folder, findings, index)
-        files.write_json(folder / "audit.json", report)
-        write_audit_page(folder, report, findings, thumbnails, command)
-    return Audit(folder, report, findings)
-
-
 def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
     """The figures of a finished model on other labelled images, as a test block of report.json with `refusals`.
 
@@ -228,7 +146,7 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
     """
     loaded = predictor.load(model).artifact
     with console.stage("Reading") as advance:
-        index = read_index_to_measure(data, advance=_counting(advance))
+        index = read_index_to_measure(data, advance=counting(advance))
     unknown = [name for name in index.classes if name not in loaded.classes]
     if unknown:
         raise DataError(
@@ -237,7 +155,7 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
         )
     with console.stage("Decoding") as advance:
         size = loaded.preprocessing.image_size
-        store = decode(index, size, cache=cache_folder(), advance=_counting(advance))
+        store = decode(index, size, cache=cache_folder(), advance=counting(advance))
     with console.stage("Evaluating"):
         logits = logits_of(loaded.network, store.pixels, loaded.preprocessing)
         labels = np.array([loaded.classes.index(name) for name in store.index.classes])[store.index.labels]
@@ -252,45 +170,6 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
     }
 
 
-def prepare(
-    read: Callable[[Advance], ImageIndex],
-    config: Config,
-    console: Console,
-    watch: Stopwatch,
-    earlier: Mapping[str, str] | None = None,
-) -> Prepared:
-    """Read, decode, audit and split the images, and say what was found; `earlier` splits are kept (see `split`)."""
-    store, size_reason = _decoded(read, config, console, watch)
-    near, findings = _audited(store, console, watch)
-    with watch.stage("split"), console.stage("Splitting"):
-        splits = split(store.index, config.seed, clusters=near.clusters, earlier=earlier)
-    fixed = [store.index.fixes.sentence()] if store.index.fixes is not None else []
-    for text in (*fixed, *(f.sentence() for f in findings), *splits.notes):
-        console.say(f"  {text}")
-    mean, std = colours(LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0))
-    preprocessing = Preprocessing(store.image_size, _three(mean), _three(std.clip(min=1e-3)))
-    return Prepared(store, near, findings, splits, preprocessing, size_reason)
-
-
-def _decoded(
-    read: Callable[[Advance], ImageIndex], config: Config, console: Console, watch: Stopwatch
-) -> tuple[Store, str]:
-    """Read and decode the images; the second value says why at that size."""
-    with watch.stage("read"), console.stage("Reading") as advance:
-        index = read(_counting(advance))
-        image_size, size_reason = choose_image_size(config, index.widths, index.heights)
-    with watch.stage("decode"), console.stage("Decoding") as advance:
-        store = decode(index, image_size, cache=cache_folder(), advance=_counting(advance))
-    return store, size_reason
-
-
-def _audited(store: Store, console: Console, watch: Stopwatch) -> tuple[NearDuplicates, tuple[Finding, ...]]:
-    """Look at the images after decoding, which alone tells which of them can be used."""
-    with watch.stage("audit"), console.stage("Auditing") as advance:
-        near = find_near_duplicates(store.index, store.pixels, lambda share: advance(share, "near-duplicates"))
-        return near, audit(store.index, store.pixels, near)
-
-
 def _write_findings(run: Path, prepared: Prepared) -> None:
     """Write RUN/audit.json, RUN/fixes.csv, and in RUN/audit the pictures that the report shows of findings."""
     index, findings = prepared.store.index, prepared.findings
@@ -298,22 +177,6 @@ def _write_findings(run: Path, prepared: Prepared) -> None:
     run_folder.write_fixes(run, findings, index)
     thumbnails = draw_thumbnails(index, prepared.store.pixels, paths_to_draw(findings))
     save_thumbnails(run / "audit", thumbnails, index.root)
-
-
-def _counting(show: Show) -> Advance:
-    """Progress told as so many done of so many."""
-    return lambda done, found: show(done / max(found, 1), f"{done:,} of {found:,}")
-
-
-def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    red, green, blue = (round(float(v), 6) for v in values)
-    return red, green, blue
-
-
-def _spec(recipe: Recipe) -> NetworkSpec:
-    return NetworkSpec(
-        recipe.network, len(recipe.classes), recipe.image_size, recipe.depth, recipe.width, recipe.dropout
-    )
 
 
 def _step_text(step: Step) -> str:
@@ -342,6 +205,34 @@ def _diagnose(fitted: Fitted, scores: dict[str, Any]) -> Diagnosis:
     )
 
 
+def _check_labels(
+    run: Path,
+    prepared: Prepared,
+    fitted: Fitted,
+    recipe: Recipe,
+    logits: tuple[NDArray[np.float32], NDArray[np.float32]],
+    console: Console,
+) -> Prepared:
+    """Add what the network says of the images that it was not trained on, those of validation and then of test."""
+    index, splits = prepared.store.index, prepared.splits
+    rows = np.concatenate([splits.validation, splits.test])
+    held_out, paths = prepared.part(rows), [index.paths[row] for row in rows]
+    counts = np.bincount(index.labels[splits.train], minlength=len(index.classes))
+    remedy = balance(counts, recipe.imbalance, recipe.minority_augment, 0.0)
+    doubts = doubt(np.concatenate(logits) + natural_offsets(remedy, counts), held_out.labels)
+    known = prepared.part(splits.train).sample(MOST_KNOWN, recipe.seed)
+    distances = distances_to_known(
+        *(features_of(fitted.network, part, prepared.preprocessing) for part in (known, held_out))
+    )
+    found = (*suspicious_labels(doubts, held_out.labels, index.classes, paths), *outliers(distances, paths))
+    found = tuple(unless_kept(found, index))
+    for finding in found:
+        console.say(f"  {finding.sentence()}")
+    prepared = replace(prepared, findings=by_seriousness((*prepared.findings, *found)))
+    _write_findings(run, prepared)
+    return prepared
+
+
 def _pack(
     run: Path,
     prepared: Prepared,
@@ -355,7 +246,7 @@ def _pack(
     artifact.pack(
         run / "model",
         fitted.network,
-        spec=_spec(recipe),
+        spec=spec_of(recipe),
         classes=recipe.classes,
         preprocessing=prepared.preprocessing,
         temperature=temperature,

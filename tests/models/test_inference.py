@@ -11,7 +11,7 @@ from torch import nn
 from steadylens.data.batches import LabelledPixels, to_input
 from steadylens.data.images import Preprocessing
 from steadylens.models import NETWORKS, NetworkSpec, build
-from steadylens.models.inference import logits_of
+from steadylens.models.inference import features_of, logits_of
 
 PREPROCESSING = Preprocessing(16, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
@@ -83,3 +83,13 @@ def test_bf16_is_near_fp32() -> None:
 
 def test_no_images_give_an_empty_array_with_a_column_for_each_class() -> None:
     assert logits_of(network_of(), pixels_of(0), PREPROCESSING).shape == (0, 4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_features_are_what_the_last_layer_sees(name: str) -> None:
+    network, pixels = network_of(name), pixels_of(9)
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    features = features_of(network, pixels, PREPROCESSING, batch_size=4)
+    with torch.inference_mode():
+        logits = last(torch.from_numpy(features)).numpy()
+    np.testing.assert_allclose(logits, logits_of(network, pixels, PREPROCESSING), rtol=1e-4, atol=1e-4)

@@ -18,7 +18,7 @@ from steadylens.data.audit import audit
 from steadylens.data.augment import GREATEST_STRENGTH
 from steadylens.data.batches import epoch_order
 from steadylens.data.duplicates import NearDuplicates, find_near_duplicates
-from steadylens.data.findings import AppliedFixes
+from steadylens.data.findings import AppliedFixes, Finding
 from steadylens.data.images import Preprocessing
 from steadylens.data.sources import ImageIndex, RefusedImage, read_index
 from steadylens.data.split import Splits
@@ -64,7 +64,8 @@ def test_the_data_block_counts_what_there_is(make_images: Callable[..., Path]) -
         "test": {"bolt": 3, "nut": 1},
     }
     assert block["refusals"] == [{"path": "nut/x.png", "class": "nut", "reason": "is empty"}]
-    assert block["notes"] == ["A note.", "No test nut."]
+    assert block["notes"][:2] == ["A note.", "No test nut."]
+    assert "checked on the 7 images of validation and test" in block["notes"][2]
     assert {finding["kind"] for finding in block["findings"]} >= {
         "refused",
         "duplicate",
@@ -72,7 +73,9 @@ def test_the_data_block_counts_what_there_is(make_images: Callable[..., Path]) -
         "tiny-class",
     }
     assert block["near_duplicates"] == 2
-    assert block["label_issues"] is None  # not looked for, which is not 0
+    assert block["label_issues"] == 0
+    doubtful = Finding("label", "Two look wrong.", "possible", "Look.", ("bolt/0.png", "nut/1.png"))
+    assert contents.data_block(index, splits, [doubtful], near)["label_issues"] == 2
     assert block["fixes"] is None
 
 

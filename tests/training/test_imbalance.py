@@ -19,6 +19,7 @@ from steadylens.training.imbalance import (
     log_prior,
     loss_of,
     minority_shares,
+    natural_offsets,
 )
 
 COUNTS = np.array([1000, 100, 10])
@@ -160,3 +161,15 @@ def test_prior_adjustment_makes_bare_logits_those_of_balanced_classes() -> None:
     loss_of(logits.expand(100, 3), labels, ONES, offsets, 0.0).mean().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert logits.grad.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("remedy", REMEDIES)
+@pytest.mark.parametrize("minority_augment", [0.0, 0.5])
+def test_natural_offsets_bring_back_the_prior_of_the_data(remedy: str, minority_augment: float) -> None:
+    """Logits that say nothing of an image give, with the offsets, what the loss would teach without any remedy."""
+    counts = np.array([900, 90, 10])
+    made = balance(counts, remedy, minority_augment, 1.0)
+    # The best constant logits under the loss: their offset softmax is the weighted share of what is drawn.
+    learned = np.log(made.shares * made.weights) - made.offsets
+    found = np.exp(learned + natural_offsets(made, counts))
+    np.testing.assert_allclose(found / found.sum(), counts / counts.sum())

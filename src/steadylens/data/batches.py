@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steadylens.data.images import Preprocessing
+
 _ORDER, _STEP, _SAMPLE = 0, 1, 2  # keep the uses of a seed apart
 _PIECE_BYTES = 2**25  # of pixels in memory at a time, where all are gone through
 
@@ -70,6 +72,12 @@ def colours(images: LabelledPixels) -> tuple[NDArray[np.float64], NDArray[np.flo
     return mean, np.sqrt(np.maximum(squares / n / 255.0**2 - mean**2, 0.0))
 
 
+def preprocessing_of(images: LabelledPixels) -> Preprocessing:
+    """How pixels become input for networks trained on these images: mean and deviation of up to 5,000 of them."""
+    mean, std = colours(images.sample(5000, 0))
+    return Preprocessing(images.pixels.shape[1], _three(mean), _three(std.clip(min=1e-3)))
+
+
 def epoch_order(labels: NDArray[np.int64], shares: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
     """The images of one epoch, in order.
 
@@ -125,6 +133,11 @@ def to_input(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[floa
     scale = torch.tensor(std, dtype=torch.float32) * 255.0
     offset = torch.tensor(mean, dtype=torch.float32) * 255.0 / scale
     return (torch.from_numpy(pixels).float() / scale - offset).permute(0, 3, 1, 2)
+
+
+def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = (round(float(v), 6) for v in values)
+    return red, green, blue
 
 
 def _round_to_sum(values: NDArray[np.float64], total: int) -> NDArray[np.int64]:

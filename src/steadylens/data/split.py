@@ -84,7 +84,7 @@ def split(
     to_cut = {name: share for name, share in to_cut.items() if not np.any(given == name)}
     known, conflicts = _known(index, given, earlier or {}, to_cut)
     pool = np.flatnonzero((given == "") | (given == "train"))
-    unit_of = _units(index, pool, clusters)
+    unit_of = units_of(index, pool, clusters)
     unit_split, tied = _splits_of_units(unit_of, known[pool])
     _cut(index, pool, unit_of, unit_split, seed, to_cut)
     final = known.copy()
@@ -182,7 +182,7 @@ def _cut(
         unit_split[rest[max(0, len(rest) - counts.get("validation", 0)) :]] = "validation"
 
 
-def _units(index: ImageIndex, pool: NDArray[np.int64], clusters: NDArray[np.int64] | None) -> NDArray[np.int64]:
+def units_of(index: ImageIndex, pool: NDArray[np.int64], clusters: NDArray[np.int64] | None) -> NDArray[np.int64]:
     """Number the units of the pool: the connected components of rows that share content, a group or a cluster."""
     n = len(pool)
     content = np.unique([index.sha256[row] for row in pool], return_inverse=True)[1]

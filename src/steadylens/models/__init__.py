@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from steadylens.config import Recipe
 from steadylens.errors import ConfigError
 from steadylens.models import cnn
 
@@ -39,6 +40,13 @@ NETWORKS: dict[str, Callable[[NetworkSpec], nn.Module]] = {
     "cnn-l": lambda s: cnn.stages((128, 320, 512), s.classes, s.image_size, s.depth, s.width, s.dropout),
 }
 DEFAULT_DEPTH = {"keras-blog": 3, "cnn-s": 1, "cnn-m": 1, "cnn-l": 1}
+
+
+def spec_of(recipe: Recipe) -> NetworkSpec:
+    """The network that a recipe asks for."""
+    return NetworkSpec(
+        recipe.network, len(recipe.classes), recipe.image_size, recipe.depth, recipe.width, recipe.dropout
+    )
 
 
 def build(spec: NetworkSpec) -> nn.Module:

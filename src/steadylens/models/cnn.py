@@ -1,6 +1,7 @@
 """The networks trained from scratch: the Keras tutorial's CNN and a small family of one shape.
 
-All take float images of shape (n, 3, image_size, image_size) and give logits of shape (n, classes).
+All take float images of shape (n, 3, image_size, image_size) and give logits of shape (n, classes). Their method
+`features` gives what the last layer sees of the images instead, without dropout, of shape (n, features).
 """
 
 from __future__ import annotations
@@ -30,12 +31,22 @@ def keras_blog(classes: int, image_size: int, depth: int, width: float, dropout:
             side //= 2
     dense = max(1, round(64 * width))
     layers += [nn.Flatten(), nn.Linear(channels * side * side, dense), nn.ReLU()]
-    network = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(dense, classes))
+    network = PlainCNN(*layers, nn.Dropout(dropout), nn.Linear(dense, classes))
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
     return network
+
+
+class PlainCNN(nn.Sequential):
+    """Layers one after another; the last two are dropout and the layer that gives the logits."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """(n, 3, image_size, image_size) to what the last layer sees, (n, features)."""
+        for layer in list(self)[:-2]:
+            images = layer(images)
+        return images
 
 
 class Stage(nn.Module):
@@ -93,12 +104,17 @@ class StagedCNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(inputs, classes, bias=True)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, 3, image_size, image_size) to logits (n, classes)."""
+    def features(self, images: Tensor) -> Tensor:
+        """(n, 3, image_size, image_size) to what the last layer sees, (n, features)."""
         x = self.stem(images)
         for stage in self.stages:
             x = stage(x)
-        logits: Tensor = self.head(self.dropout(x.amax(dim=(2, 3))))
+        features: Tensor = x.amax(dim=(2, 3))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, image_size, image_size) to logits (n, classes)."""
+        logits: Tensor = self.head(self.dropout(self.features(images)))
         return logits
 
 

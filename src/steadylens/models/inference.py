@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from steadylens.data.batches import LabelledPixels, to_input
 from steadylens.data.images import Preprocessing
@@ -31,6 +33,30 @@ def logits_of(
     Returns:
         float32, (n, classes).
     """
+    return _in_batches(network, network, pixels, preprocessing, batch_size, precision)
+
+
+def features_of(
+    network: nn.Module,
+    pixels: NDArray[np.uint8] | LabelledPixels,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int = 256,
+    precision: str = "fp32",
+) -> NDArray[np.float32]:
+    """What the last layer sees of stored pixels, float32 (n, features); the arguments are those of `logits_of`."""
+    features: Callable[[Tensor], Tensor] = network.features  # type: ignore[assignment]
+    return _in_batches(network, features, pixels, preprocessing, batch_size, precision)
+
+
+def _in_batches(
+    network: nn.Module,
+    run: Callable[[Tensor], Tensor],
+    pixels: NDArray[np.uint8] | LabelledPixels,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    precision: str,
+) -> NDArray[np.float32]:
     was_training = network.training
     device = next(network.parameters()).device
     network.eval()
@@ -39,6 +65,6 @@ def logits_of(
         for start in range(0, max(1, len(pixels)), batch_size):  # no images: one empty batch
             batch = np.array(pixels[start : start + batch_size])  # a copy, since torch wants to own its memory
             images = to_input(batch, preprocessing.mean, preprocessing.std).to(device)
-            chunks.append(network(images).float().cpu().numpy())
+            chunks.append(run(images).float().cpu().numpy())
     network.train(was_training)
     return np.concatenate(chunks)

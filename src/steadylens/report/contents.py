@@ -43,11 +43,11 @@ def data_block(index: ImageIndex, splits: Splits, findings: Sequence[Finding], n
         "duplicates": duplicate_count(index),
         "near_duplicates": near_duplicate_count(index, near),
         "leakage": leakage_count(index, near),
-        "label_issues": None,
+        "label_issues": sum(len(finding.paths) for finding in findings if finding.kind == "label"),
         "refusals": _refusals(index),
         "fixes": _fixes(index),
         "findings": [asdict(f) for f in findings],
-        "notes": [*index.notes, *splits.notes],
+        "notes": [*index.notes, *splits.notes, _checked(splits)],
         "splits": {
             name: _by_class(index.classes, np.bincount(index.labels[rows], minlength=len(index.classes)))
             for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
@@ -71,6 +71,14 @@ def audit_block(index: ImageIndex, findings: Sequence[Finding], folder: Path) ->
         "fixes": _fixes(index),
         "findings": [asdict(f) for f in findings],
     }
+
+
+def _checked(splits: Splits) -> str:
+    held_out = len(splits.validation) + len(splits.test)
+    return (
+        f"Labels, and whether images are like the others, were checked on the {held_out:,} images of validation and "
+        "test, on which the network was not trained. `steadylens audit DATA --labels` checks all images."
+    )
 
 
 def selection_block(

@@ -82,6 +82,20 @@ def log_prior(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     return prior
 
 
+def natural_offsets(remedy: Balance, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What to add to a network's logits to get those of the data's own class shares back, (classes,).
+
+    A softmax learns the shares that its loss sees: those drawn, times the weights, less what the offsets explain. To
+    another prior it moves by the logarithm of their ratio (Saerens, Latinne & Decaestecker 2002).
+
+    Args:
+        remedy: with which the network was trained.
+        counts: (classes,) training images of each class.
+    """
+    learned = np.log(remedy.shares * remedy.weights) - remedy.offsets
+    return log_prior(counts / counts.sum()) - learned
+
+
 def loss_of(logits: Tensor, labels: Tensor, weights: Tensor, offsets: Tensor, label_smoothing: float) -> Tensor:
     """The loss of each image, (n,): cross-entropy of the offset logits, times the class's weight.
 

@@ -119,7 +119,7 @@ def fit(
     Raises:
         ConfigError: the loss is no longer a number.
     """
-    training = _prepare(network, train, recipe, preprocessing, on_step)
+    training = begin(network, train, recipe, preprocessing, on_step)
     sample = train.sample(max(1000, len(validation)), recipe.seed)
     best = BestWeights(recipe.early_stopping)
     clock = Clock(seconds, recipe.epochs)
@@ -181,13 +181,14 @@ def train_epoch(training: Training, clock: Clock) -> tuple[float, str]:
     return float(np.mean(losses)), "epochs" if clock.epoch == recipe.epochs else ""
 
 
-def _prepare(
+def begin(
     network: nn.Module,
     train: LabelledPixels,
     recipe: Recipe,
     preprocessing: Preprocessing,
     on_step: Callable[[Step], None],
 ) -> Training:
+    """What a training by a recipe needs; the network moves to the recipe's device."""
     device = torch.device(recipe.device)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     minority = recipe.minority_augment > 0

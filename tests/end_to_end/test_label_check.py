@@ -1,0 +1,64 @@
+"""A run says which labels of its held-out images look wrong, and changes none of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import steadylens
+from steadylens.pipeline import Run
+
+COLOURS = {"bolt": (60, 120, 180), "nut": (180, 60, 120), "washer": (120, 180, 60)}
+OPTIONS: dict[str, Any] = {
+    "network": "cnn-s",
+    "width": 0.2,
+    "augment": "off",
+    "mixup": 0,
+    "epochs": 12,
+    "batch_size": 16,
+    "seed": 0,
+}
+
+
+def write(folder: Path, name: str, colour: tuple[int, int, int], rng: np.random.Generator) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = (np.array(colour) + rng.normal(0, 25, (12, 12, 3))).clip(0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / f"{name}.png")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    data, rng = tmp_path_factory.mktemp("data") / "parts", np.random.default_rng(0)
+    for split, count in (("train", 30), ("validation", 15), ("test", 25)):
+        for class_name, colour in COLOURS.items():
+            for number in range(count):
+                write(data / split / class_name, f"{number:02d}", colour, rng)
+    for name in ("wrong-1", "wrong-2", "wrong-3"):
+        write(data / "test" / "nut", name, COLOURS["bolt"], rng)
+    return steadylens.train(data, out=data.parent / "run", quiet=True, **OPTIONS)
+
+
+def test_wrong_labels_of_held_out_images_are_found(run: Run) -> None:
+    findings = [one for one in json.loads((run.folder / "audit.json").read_text("utf-8")) if one["kind"] == "label"]
+    suggested = {Path(s["path"]).stem: s["new_class"] for one in findings for s in one["suggestions"]}
+    assert {"wrong-1", "wrong-2", "wrong-3"} <= set(suggested)
+    assert [suggested[f"wrong-{i}"] for i in (1, 2, 3)] == ["bolt"] * 3
+    assert run.report["data"]["label_issues"] == len(suggested) <= 6
+    report = json.loads((run.folder / "report.json").read_text("utf-8"))
+    assert [one for one in report["data"]["findings"] if one["kind"] == "label"] == findings
+
+
+def test_the_figures_keep_the_labels_as_they_are(run: Run) -> None:
+    assert run.report["test"]["n"] == 78
+    assert run.report["test"]["confusion"][1] == [3, 25, 0]
+
+
+def test_the_page_says_what_was_checked(run: Run) -> None:
+    page = (run.folder / "report.html").read_text("utf-8")
+    assert "checked on the 123 images of validation and test" in page
+    assert "labelled &#39;nut&#39;" in page
