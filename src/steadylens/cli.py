@@ -122,7 +122,7 @@ def train(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a classifier on a folder of labelled images, and report on it."""
+    """Train a classifier on labelled images, and report on it."""
     asked = {
         "budget": budget, "network": network, "depth": depth, "width": width, "image_size": image_size,
         "imbalance": imbalance, "minority_augment": minority_augment, "augment": augment, "l1": l1, "l2": l2,
