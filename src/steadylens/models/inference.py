@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from steadylens.data.batches import LabelledPixels, to_input
 from steadylens.data.images import Preprocessing
 
+# Of large images fewer are taken at a time: 256 of 224 px would take half a gigabyte before the first layer.
+_BATCH_PIXELS = 256 * 64 * 64
+
 
 def logits_of(
     network: nn.Module,
@@ -27,7 +30,7 @@ def logits_of(
         network: on any device; left in the mode in which it came.
         pixels: uint8, (n, image_size, image_size, 3); only one batch of them is in memory at a time.
         preprocessing: with which the network was trained.
-        batch_size: images at a time.
+        batch_size: images at a time, where they have 64 px or less; fewer where they are larger.
         precision: "fp32", or "bf16" for figures that only guide a training.
 
     Returns:
@@ -61,6 +64,7 @@ def _in_batches(
     device = next(network.parameters()).device
     network.eval()
     chunks: list[NDArray[np.float32]] = []
+    batch_size = max(1, min(batch_size, _BATCH_PIXELS // preprocessing.image_size**2))
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for start in range(0, max(1, len(pixels)), batch_size):  # no images: one empty batch
             batch = np.array(pixels[start : start + batch_size])  # a copy, since torch wants to own its memory
