@@ -20,7 +20,7 @@ from steadylens.console import Console
 from steadylens.data import manifests
 from steadylens.data.fixes import with_fixes
 from steadylens.data.reading import read_content
-from steadylens.data.sources import Advance, ImageIndex, index_arrays, read_index, read_index_to_measure
+from steadylens.data.sources import ImageIndex, Tally, index_arrays, read_index, read_index_to_measure
 from steadylens.data.trees import Read
 from steadylens.deployment import artifact
 from steadylens.deployment.predictor import Prediction, Predictor, load
@@ -307,7 +307,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_ = np.array([own[name] for name in predictor.classes])
 
 
-def _reader(data: Images, labels: list[Any] | None, test: Any) -> Callable[[Advance], ImageIndex]:  # noqa: ANN401
+def _reader(data: Images, labels: list[Any] | None, test: Any) -> Callable[[Tally], ImageIndex]:  # noqa: ANN401
     """What reads the data, checked as far as it can be without reading."""
     if _is_pixels(data):
         given, pair = _given(labels), None if test is None else _pair_of_pixels(test)

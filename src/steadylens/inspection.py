@@ -17,7 +17,7 @@ from steadylens.data.audit import unless_kept
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.duplicates import NearDuplicates
 from steadylens.data.findings import Finding, by_seriousness
-from steadylens.data.sources import Advance, ImageIndex
+from steadylens.data.sources import ImageIndex, Tally
 from steadylens.data.split import units_of
 from steadylens.data.store import Store
 from steadylens.errors import ConfigError
@@ -42,7 +42,7 @@ class Audit:
 
 
 def inspect(
-    read: Callable[[Advance], ImageIndex],
+    read: Callable[[Tally], ImageIndex],
     folder: Path,
     config: Config,
     *,
@@ -65,10 +65,9 @@ def inspect(
     Raises:
         SteadylensError: see `errors`.
     """
-    if not labels and config.given - {"image_size"}:
-        raise ConfigError(
-            f"{', '.join(sorted(config.given - {'image_size'}))}: only where labels are checked (--labels)."
-        )
+    unused = config.given - {"image_size"}
+    if unused and not labels:
+        raise ConfigError(f"Networks are trained only to check labels: without --labels there is no {min(unused)}.")
     console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
     run_folder.require_free(folder)
     store, _ = decoded(read, config, console, watch)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from steadylens import __version__
 from steadylens.config import Config, Recipe
-from steadylens.console import Console
+from steadylens.console import Advance, Console
 from steadylens.data.audit import unless_kept
 from steadylens.data.findings import by_seriousness
-from steadylens.data.sources import Advance, ImageIndex, read_index_to_measure
+from steadylens.data.sources import ImageIndex, Tally, read_index_to_measure
 from steadylens.data.split import read_splits
 from steadylens.data.store import cache_folder, decode, prune
 from steadylens.deployment import artifact, predictor
@@ -52,7 +52,7 @@ class Run:
 
 
 def train(
-    read: Callable[[Advance], ImageIndex],
+    read: Callable[[Tally], ImageIndex],
     run: Path,
     config: Config,
     *,
@@ -99,7 +99,7 @@ def train(
         torch.manual_seed(recipe.seed)
         network = build(spec_of(recipe))
         if budget is not None:
-            predicted = len(splits.validation) + len(splits.test) + min(len(training), max(1000, len(validation)))
+            predicted = _images_to_predict(len(training), len(splits.validation), len(splits.test))
             left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
         fitted = fit(
             network,
@@ -108,8 +108,8 @@ def train(
             recipe,
             prepared.preprocessing,
             seconds=left,
-            on_step=lambda step: advance(step.progress, _step_text(step)),
-            on_epoch=lambda epoch: _epoch_done(run, epoch, console),
+            on_step=(progress := _Progress(run, console, advance)).step,
+            on_epoch=progress.epoch,
         )
     with watch.stage("calibrate"), console.stage("Calibrating"):
         validation_logits = logits_of(network, validation, prepared.preprocessing)
@@ -179,17 +179,35 @@ def _write_findings(run: Path, prepared: Prepared) -> None:
     save_thumbnails(run / "audit", thumbnails, index.root)
 
 
-def _step_text(step: Step) -> str:
-    return f"epoch {step.epoch}  {step.images_per_second:,.0f} images/s  loss {step.loss:.3f}"
+def _images_to_predict(training: int, validation: int, test: int) -> int:
+    """How many images the network is asked about after its last step: to measure, score and check labels."""
+    measured = validation + min(training, max(1000, validation))
+    return measured + 2 * (validation + test) + min(training, MOST_KNOWN)
 
 
-def _epoch_done(run: Path, epoch: Epoch, console: Console) -> None:
-    run_folder.append_epoch(run, epoch)
-    console.say(
-        f"  epoch {epoch.epoch:3d}  {epoch.seconds:6.1f} s  {epoch.images_per_second:7,.0f} images/s  "
-        f"loss {epoch.train_loss:.3f}  balanced accuracy: train {epoch.train_balanced_accuracy:.1%}, "
-        f"validation {epoch.validation_balanced_accuracy:.1%}"
-    )
+@dataclass
+class _Progress:
+    """What is shown, and written to metrics.jsonl, while a training goes on."""
+
+    run: Path
+    console: Console
+    advance: Advance
+    reached: str = ""
+
+    def step(self, step: Step) -> None:
+        """Show where the training is."""
+        rate, loss = f"{step.images_per_second:,.0f} images/s", f"loss {step.loss:.3f}"
+        self.advance(step.progress, f"epoch {step.epoch}  {rate}  {loss}{self.reached}")
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Keep and say what was measured after an epoch."""
+        run_folder.append_epoch(self.run, epoch)
+        self.reached = f"  balanced accuracy {epoch.validation_balanced_accuracy:.1%}"
+        self.console.say(
+            f"  epoch {epoch.epoch:3d}  {epoch.seconds:6.1f} s  {epoch.images_per_second:7,.0f} images/s  "
+            f"loss {epoch.train_loss:.3f}  balanced accuracy: train {epoch.train_balanced_accuracy:.1%}, "
+            f"validation {epoch.validation_balanced_accuracy:.1%}"
+        )
 
 
 def _diagnose(fitted: Fitted, scores: dict[str, Any]) -> Diagnosis:

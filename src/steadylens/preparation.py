@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadylens.config import Config
-from steadylens.console import Advance as Show
-from steadylens.console import Console
+from steadylens.console import Advance, Console
 from steadylens.data.audit import audit
 from steadylens.data.batches import LabelledPixels, preprocessing_of
 from steadylens.data.duplicates import NearDuplicates, find_near_duplicates
 from steadylens.data.findings import Finding
 from steadylens.data.images import Preprocessing
-from steadylens.data.sources import Advance, ImageIndex
+from steadylens.data.sources import ImageIndex, Tally
 from steadylens.data.split import Splits, split
 from steadylens.data.store import Store, cache_folder, decode
 from steadylens.training.selection import choose_image_size
@@ -60,7 +59,7 @@ class Prepared:
 
 
 def prepare(
-    read: Callable[[Advance], ImageIndex],
+    read: Callable[[Tally], ImageIndex],
     config: Config,
     console: Console,
     watch: Stopwatch,
@@ -79,7 +78,7 @@ def prepare(
 
 
 def decoded(
-    read: Callable[[Advance], ImageIndex], config: Config, console: Console, watch: Stopwatch
+    read: Callable[[Tally], ImageIndex], config: Config, console: Console, watch: Stopwatch
 ) -> tuple[Store, str]:
     """Read and decode the images; the second value says why at that size."""
     with watch.stage("read"), console.stage("Reading") as advance:
@@ -97,6 +96,6 @@ def audited(store: Store, console: Console, watch: Stopwatch) -> tuple[NearDupli
         return near, audit(store.index, store.pixels, near)
 
 
-def counting(show: Show) -> Advance:
+def counting(advance: Advance) -> Tally:
     """Progress told as so many done of so many."""
-    return lambda done, found: show(done / max(found, 1), f"{done:,} of {found:,}")
+    return lambda done, found: advance(done / max(found, 1), f"{done:,} of {found:,}")

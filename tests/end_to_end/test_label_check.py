@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import steadylens
+from steadylens.errors import ConfigError
 from steadylens.pipeline import Run
 
 COLOURS = {"bolt": (60, 120, 180), "nut": (180, 60, 120), "washer": (120, 180, 60)}
@@ -62,3 +63,26 @@ def test_the_page_says_what_was_checked(run: Run) -> None:
     page = (run.folder / "report.html").read_text("utf-8")
     assert "checked on the 123 images of validation and test" in page
     assert "labelled &#39;nut&#39;" in page
+
+
+def test_the_audit_finds_wrong_labels_among_all_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for class_name, colour in COLOURS.items():
+        for number in range(40):
+            write(tmp_path / "parts" / class_name, f"{number:02d}", colour, rng)
+    for name in ("wrong-1", "wrong-2", "wrong-3"):
+        write(tmp_path / "parts" / "nut", name, COLOURS["bolt"], rng)
+    plain = steadylens.audit(tmp_path / "parts", out=tmp_path / "plain", quiet=True)
+    assert not [finding for finding in plain.findings if finding.kind == "label"]
+    found = steadylens.audit(tmp_path / "parts", out=tmp_path / "audit", labels=True, quiet=True, **OPTIONS)
+    suggested = {Path(s.path).stem: s.new_class for f in found.findings if f.kind == "label" for s in f.suggestions}
+    assert {"wrong-1", "wrong-2", "wrong-3"} <= set(suggested)
+    assert len(suggested) <= 8
+    fixes = (tmp_path / "audit" / "fixes.csv").read_text("utf-8")
+    assert "nut/wrong-1.png,nut,label," in fixes
+    assert fixes.count(",relabel,bolt") >= 3
+
+
+def test_options_of_networks_are_refused_where_labels_are_not_checked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="without --labels there is no budget"):
+        steadylens.audit(tmp_path, out=tmp_path / "audit", budget="1m", quiet=True)

@@ -33,7 +33,7 @@ from steadylens.data.trees import Read, disk_tree
 from steadylens.errors import DataError
 from steadylens.files import sha256
 
-Advance = Callable[[int, int], None]
+Tally = Callable[[int, int], None]
 _ADVANCE_EVERY = 64  # images between two reports of progress
 
 
@@ -94,7 +94,7 @@ def read_index(
     source: Any,  # noqa: ANN401 - frames have no common type
     *,
     test: Any = None,  # noqa: ANN401 - as source
-    advance: Advance = _nowhere,
+    advance: Tally = _nowhere,
 ) -> ImageIndex:
     """Read labelled images: a folder, an archive or a manifest by its path; a frame; or a pair (paths, labels).
 
@@ -115,7 +115,7 @@ def read_index(
     return _index_of(scan, advance, fewest=2)
 
 
-def read_index_to_measure(source: Any, *, advance: Advance = _nowhere) -> ImageIndex:  # noqa: ANN401 - as above
+def read_index_to_measure(source: Any, *, advance: Tally = _nowhere) -> ImageIndex:  # noqa: ANN401 - as above
     """Read labelled images to measure a finished model on; where the source gives splits, the test split alone.
 
     Raises:
@@ -229,7 +229,7 @@ def drop_refused(index: ImageIndex, refused: Mapping[int, str]) -> ImageIndex:
     )
 
 
-def _index_of(scan: Scan, advance: Advance, fewest: int) -> ImageIndex:
+def _index_of(scan: Scan, advance: Tally, fewest: int) -> ImageIndex:
     """Open every candidate, and keep those that are images."""
     read = partial(read_from, scan.archives)
     rows, learned = scan.candidates, learned_classes(scan)
@@ -268,7 +268,7 @@ def _index_of(scan: Scan, advance: Advance, fewest: int) -> ImageIndex:
 
 
 def _opened(
-    rows: Sequence[Candidate], read: Read, advance: Advance
+    rows: Sequence[Candidate], read: Read, advance: Tally
 ) -> tuple[list[str], array.array[int], array.array[int], list[int], dict[int, str]]:
     """Read every file once.
 
