@@ -12,6 +12,8 @@ labels it flags. The average precision is of the whole ranking. What is measured
 - cleanlab's `find_label_issues`, as its tutorials use it, on five-fold probabilities of scikit-learn's logistic
   regression, here on standardised pixels;
 - CleanVision looks at images alone and says nothing of labels.
+
+cleanlab is not among the dependencies: `pip install cleanlab`.
 """
 
 from __future__ import annotations
