@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn import config_context
 from sklearn.neighbors import NearestNeighbors
 
 NEIGHBOURS = 10  # as in cleanlab's OutOfDistribution
+_WORKING_MIB = 64  # of distances in memory at a time
 MOST_KNOWN = 20_000  # images to compare with: more change little, and each costs a product with every image asked about
 
 
@@ -26,5 +28,6 @@ def distances_to_known(known: NDArray[np.float32], features: NDArray[np.float32]
     if not len(features):
         return np.zeros(0, np.float32)
     nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(known)), metric="cosine", algorithm="brute").fit(known)
-    distances: NDArray[np.float32] = nearest.kneighbors(features)[0].mean(1).astype(np.float32)
+    with config_context(working_memory=_WORKING_MIB):
+        distances: NDArray[np.float32] = nearest.kneighbors(features)[0].mean(1).astype(np.float32)
     return distances
