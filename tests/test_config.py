@@ -37,7 +37,11 @@ def choice(*words: str) -> Allowed:
 
 ALLOWED: dict[str, Allowed] = {
     "budget": lambda v: v is None or (isinstance(v, float) and v > 0),
-    "network": choice("auto", "keras-blog", "cnn-s", "cnn-m", "cnn-l"),
+    "network": lambda v: v in ("auto", "keras-blog", "cnn-s", "cnn-m", "cnn-l") or v.startswith("timm:"),
+    "weights": lambda v: v is None or isinstance(v, str),
+    "sidecar": lambda v: v is None or isinstance(v, str),
+    "transfer": choice("auto", "probe"),
+    "image_fit": choice("auto", "squash", "pad"),
     "depth": whole(1, 12, "auto"),
     "width": number(0.05, 16),
     "image_size": whole(8, 1024, "auto"),

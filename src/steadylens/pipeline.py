@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from steadylens import __version__
 from steadylens.config import Config, Recipe
-from steadylens.console import Console
+from steadylens.console import Advance, Console
 from steadylens.data.audit import audit
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.findings import Finding
@@ -28,14 +29,17 @@ from steadylens.deployment import artifact, predictor
 from steadylens.errors import DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
-from steadylens.models import NetworkSpec, build
+from steadylens.models import NetworkSpec, build, pretrained
 from steadylens.models.inference import logits_of
 from steadylens.report import contents, run_folder
 from steadylens.report.examples import choose_examples
 from steadylens.report.page import save_examples, write_page
+from steadylens.training.backbones import BackboneChoice, choose_backbone
 from steadylens.training.diagnosis import Diagnosis, diagnose
+from steadylens.training.finetune import adapt
+from steadylens.training.framing import choose_fit
 from steadylens.training.loop import Epoch, Fitted, Step, fit
-from steadylens.training.selection import DEFAULT_BUDGET_S, Selection, choose_image_size, select
+from steadylens.training.selection import DEFAULT_BUDGET_S, Selection, choose_device, choose_image_size, select
 
 CACHE_CEILING_BYTES = 20 * 2**30
 REPORT_S = 5.0  # set aside for intervals, plots, examples and the artifact on one slow core
@@ -77,7 +81,8 @@ class Prepared:
     findings: tuple[Finding, ...]
     splits: Splits
     preprocessing: Preprocessing
-    size_reason: str
+    backbone: BackboneChoice
+    reasons: dict[str, str]
 
     def part(self, rows: NDArray[np.int64]) -> LabelledPixels:
         """The images of one split."""
@@ -110,7 +115,7 @@ def train(
     budget = config.budget or (None if config.epochs else DEFAULT_BUDGET_S)
     run_folder.require_free(run)
 
-    prepared = prepare(read, config, console, watch)
+    prepared = prepare(read, config, console, watch, budget)
     run_folder.claim(run)
     index, splits = prepared.store.index, prepared.splits
     training, validation = prepared.part(splits.train), prepared.part(splits.validation)
@@ -120,28 +125,19 @@ def train(
     with watch.stage("select"), console.stage("Selecting"):
         left = None if budget is None else budget - watch.elapsed() - REPORT_S
         selection = select(
-            config, index.classes, training, validation, prepared.preprocessing, prepared.size_reason, seconds=left
-        )
+            config, index.classes, training, validation, prepared.preprocessing, prepared.reasons["image_size"],
+            seconds=left, backbone=prepared.backbone.pretrained, reasons=prepared.reasons,
+        )  # fmt: skip
         recipe = selection.recipe
         run_folder.write_recipe(run, recipe)
     console.say(f"  {recipe.network}, {recipe.imbalance}: {selection.why['network']}")
 
     with watch.stage("train"), console.stage("Training") as advance:
-        torch.manual_seed(recipe.seed)
-        network = build(_spec(recipe))
         if budget is not None:
             predicted = len(splits.validation) + len(splits.test) + min(len(training), max(1000, len(validation)))
             left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
-        fitted = fit(
-            network,
-            training,
-            validation,
-            recipe,
-            prepared.preprocessing,
-            seconds=left,
-            on_step=lambda step: advance(step.progress, _step_text(step)),
-            on_epoch=lambda epoch: _epoch_done(run, epoch, console),
-        )
+        fitted, account = _learn(run, prepared, selection, training, validation, left, console, advance)
+        network = fitted.network
     with watch.stage("calibrate"), console.stage("Calibrating"):
         validation_logits = logits_of(network, validation, prepared.preprocessing)
         temperature = fit_temperature(validation_logits, validation.labels)
@@ -158,12 +154,53 @@ def train(
         paths = [index.paths[i] for i in splits.test]
         chosen = choose_examples(test, paths, test.labels, probabilities, index.classes, seed=recipe.seed)
         save_examples(run, chosen)
-        report = _report(command, prepared, selection, fitted, diagnosis, scores, test_scores, watch)
+        report = _report(command, prepared, selection, fitted, account, diagnosis, scores, test_scores, watch)
         run_folder.write_report(run, report)
         write_page(run)
     for removed in prune(cache_folder(), CACHE_CEILING_BYTES, keep=[prepared.store.folder]):
         console.say(f"  removed {removed}, the decoded images longest unused, to keep the cache within bounds")
     return Run(run, report)
+
+
+def _learn(
+    run: Path,
+    prepared: Prepared,
+    selection: Selection,
+    training: LabelledPixels,
+    validation: LabelledPixels,
+    seconds: float | None,
+    console: Console,
+    advance: Advance,
+) -> tuple[Fitted, dict[str, Any] | None]:
+    """Train from scratch, or adapt a pretrained backbone; the account of the latter goes into the report."""
+    recipe, backbone = selection.recipe, prepared.backbone
+
+    def on_step(step: Step) -> None:
+        advance(step.progress, _step_text(step))
+
+    def on_epoch(epoch: Epoch) -> None:
+        _epoch_done(run, epoch, console)
+
+    torch.manual_seed(recipe.seed)
+    network = build(_spec(recipe))
+    if backbone.pretrained is None or not isinstance(network, pretrained.Backbone):
+        fitted = fit(
+            network, training, validation, recipe, prepared.preprocessing,
+            seconds=seconds, on_step=on_step, on_epoch=on_epoch,
+        )  # fmt: skip
+        return fitted, None
+    network.take_in(backbone.pretrained)
+    adapted = adapt(
+        network, training, validation, recipe, prepared.preprocessing, seconds=seconds, cache=cache_folder(),
+        on_features=lambda share, rate: advance(share, f"looking at images  {rate:,.0f} images/s"),
+        on_step=on_step, on_epoch=on_epoch,
+    )  # fmt: skip
+    console.say(f"  {adapted.account['decision']}")
+    return adapted.fitted, {
+        **adapted.account,
+        "bare_per_second": backbone.images_per_second,
+        "decode_per_second": backbone.decode_per_second,
+    }
 
 
 def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
@@ -182,8 +219,7 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
             f"It knows {', '.join(loaded.classes)}."
         )
     with console.stage("Decoding") as advance:
-        size = loaded.preprocessing.image_size
-        store = decode(index, size, cache=cache_folder(), advance=lambda i, n: advance(i / n, f"{i:,} of {n:,}"))
+        store = _decode(index, loaded.preprocessing, advance)
     with console.stage("Evaluating"):
         logits = logits_of(loaded.network, store.pixels, loaded.preprocessing)
         labels = np.array([loaded.classes.index(name) for name in store.index.classes])[store.index.labels]
@@ -198,22 +234,52 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
     }
 
 
-def prepare(read: Callable[[], ImageIndex], config: Config, console: Console, watch: Stopwatch) -> Prepared:
+def prepare(
+    read: Callable[[], ImageIndex], config: Config, console: Console, watch: Stopwatch, budget: float | None
+) -> Prepared:
     """Read, decode, audit and split the images, and say what was found."""
     with watch.stage("read"), console.stage("Reading"):
         index = read()
-        image_size, size_reason = choose_image_size(config, index.widths, index.heights)
+    with watch.stage("choose"), console.stage("Choosing"):
+        left = None if budget is None else budget - watch.elapsed() - REPORT_S
+        backbone = choose_backbone(config, index, choose_device(config.device)[0], seconds=left)
+        size, size_reason = choose_image_size(config, index.widths, index.heights)
+        reasons = {"image_size": size_reason, **backbone.why}
+    frame = backbone.frame(config.image_fit, size)
     with watch.stage("decode"), console.stage("Decoding") as advance:
-        store = decode(index, image_size, cache=cache_folder(), advance=lambda i, n: advance(i / n, f"{i:,} of {n:,}"))
+        store = _decode(index, frame, advance)
     with watch.stage("audit"), console.stage("Auditing"):
         findings = audit(store.index)  # after decoding, which alone tells which images can be used
         splits = split(store.index, config.seed)
     for text in (*(f.sentence() for f in findings), *splits.notes):
         console.say(f"  {text}")
-    sample = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]).sample(5000, 0)[:] / 255.0
-    mean, std = sample.mean((0, 1, 2)), sample.std((0, 1, 2)).clip(min=1e-3)
-    preprocessing = Preprocessing(image_size, _three(mean), _three(std))
-    return Prepared(store, findings, splits, preprocessing, size_reason)
+    train = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train])
+    if backbone.pretrained is None:
+        mean, std = _colours(train)
+        frame = replace(frame, mean=mean, std=std)
+    with watch.stage("choose"):
+        left = None if budget is None else budget - watch.elapsed() - REPORT_S
+        fit, reasons["image_fit"] = choose_fit(config, backbone, store.index, train, frame, seconds=left)
+    if fit != frame.fit:
+        frame = replace(frame, fit=fit)
+        with watch.stage("decode"), console.stage("Decoding") as advance:
+            store = _decode(index, frame, advance)
+            splits = split(store.index, config.seed)  # the same images, or those that can still be read
+    return Prepared(store, findings, splits, frame, backbone, reasons)
+
+
+def _decode(index: ImageIndex, frame: Preprocessing, advance: Advance) -> Store:
+    return decode(
+        index, frame.image_size, cache=cache_folder(), fit=frame.fit, interpolation=frame.interpolation,
+        advance=lambda i, n: advance(i / n, f"{i:,} of {n:,}"),
+    )  # fmt: skip
+
+
+def _colours(train: LabelledPixels) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """The mean and the standard deviation of each colour, of pixels / 255, over some training images."""
+    few = max(100, min(5000, 5000 * 64**2 // train.pixels.shape[1] ** 2))  # of large images too many for the memory
+    sample = train.sample(few, 0)[:] / 255.0
+    return _three(sample.mean((0, 1, 2))), _three(sample.std((0, 1, 2)).clip(min=1e-3))
 
 
 def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -223,7 +289,13 @@ def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 def _spec(recipe: Recipe) -> NetworkSpec:
     return NetworkSpec(
-        recipe.network, len(recipe.classes), recipe.image_size, recipe.depth, recipe.width, recipe.dropout
+        recipe.network,
+        len(recipe.classes),
+        recipe.image_size,
+        recipe.depth,
+        recipe.width,
+        recipe.dropout,
+        json.loads(recipe.arguments),
     )
 
 
@@ -241,8 +313,7 @@ def _epoch_done(run: Path, epoch: Epoch, console: Console) -> None:
 
 
 def _diagnose(fitted: Fitted, scores: dict[str, Any]) -> Diagnosis:
-    best = next(row for row in fitted.curve if row.epoch == fitted.best_epoch)
-    figure = scores["balanced_accuracy"]
+    best, figure = fitted.kept, scores["balanced_accuracy"]
     return diagnose(
         [contents.curve_row(row) for row in fitted.curve],
         best_epoch=fitted.best_epoch,
@@ -291,6 +362,7 @@ def _report(
     prepared: Prepared,
     selection: Selection,
     fitted: Fitted,
+    account: dict[str, Any] | None,
     diagnosis: Diagnosis,
     validation: dict[str, Any],
     test: dict[str, Any],
@@ -306,8 +378,8 @@ def _report(
         "seed": recipe.seed,
         "device": recipe.device,
         "data": contents.data_block(index, splits, prepared.findings),
-        "selection": contents.selection_block(recipe, selection.why, counts, validation, fitted),
-        "training": contents.training_block(fitted, recipe, watch.elapsed()),
+        "selection": contents.selection_block(recipe, selection.why, counts, validation, fitted, account),
+        "training": {**contents.training_block(fitted, recipe, watch.elapsed()), "pretrained": account},
         "diagnosis": diagnosis.as_dict(),
         "validation": validation,
         "test": test,

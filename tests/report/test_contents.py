@@ -17,16 +17,17 @@ from steadylens.data.images import Preprocessing
 from steadylens.data.sources import ImageIndex, RefusedImage, read_index
 from steadylens.data.split import Splits
 from steadylens.report import contents
-from steadylens.training.loop import Fitted
+from steadylens.training.loop import Epoch, Fitted
 
 RECIPE = Recipe(
     classes=("bolt", "nut"), network="cnn-s", depth=1, width=0.5, image_size=8, imbalance="none", minority_augment=0.0,
     augment="off", flip=True, l1=0.0, l2=0.05, dropout=0.0, label_smoothing=0.0, mixup=0.0, early_stopping=3, epochs=9,
     budget=60.0, batch_size=64, learning_rate=0.002, averaging=0.99, precision="fp32", seed=0, device="cpu",
 )  # fmt: skip
+ROW = Epoch(4, 1.0, 0.001, *[0.5] * 8)
 FITTED = Fitted(
-    network=nn.Identity(), preprocessing=Preprocessing(8, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)), curve=(), best_epoch=4,
-    epochs=7, stopped="early", seconds=12.5, images_per_second=321.0,
+    network=nn.Identity(), preprocessing=Preprocessing(8, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)), curve=(ROW,), best_epoch=4,
+    kept=ROW, epochs=7, stopped="early", seconds=12.5, images_per_second=321.0,
 )  # fmt: skip
 VALIDATION = {name: {"value": 0.5} for name in ("balanced_accuracy", "balanced_log_loss", "worst_class_recall")}
 COUNTS = np.array([90, 10])

@@ -6,13 +6,15 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steadylens.data.images import Refusal, decode, fit_array
+from steadylens.data.images import Preprocessing, Refusal, decode, fit_array
 from steadylens.deployment import artifact as artifacts
 from steadylens.deployment.artifact import Artifact
 from steadylens.errors import ArtifactError, DataError
@@ -25,6 +27,12 @@ BATCH = 256  # images that a stream holds at a time, the batch size of `logits_o
 # threads sums in another order and changes a float32 logit by 1e-5 at most. A mean that is wrong by
 # one grey level changes it by 1e-3 to 1e-1, a wrong order of colours by more. This lies between.
 LOGIT_TOLERANCE = 1e-4
+
+
+class _Resize(TypedDict):
+    image_size: int
+    fit: str
+    interpolation: str
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Predictor:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        self._image_size = artifact.preprocessing.image_size
+        self._decode = partial(decode, **_resize(artifact.preprocessing))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -55,7 +63,7 @@ class Predictor:
 
     def predict_bytes(self, contents: Sequence[bytes]) -> list[Prediction | Refusal]:
         """One answer for each image file's content, in the same order."""
-        return self._answer([decode(content, self._image_size) for content in contents])
+        return self._answer([self._decode(content) for content in contents])
 
     def predict_files(
         self, paths: Iterable[Path], *, batch: int = BATCH
@@ -98,14 +106,15 @@ class Predictor:
         return np.concatenate([np.zeros((0, len(self.classes))), *chunks])
 
     def _fit(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return np.stack([fit_array(image, self._image_size) for image in images])
+        resize = _resize(self.artifact.preprocessing)
+        return np.stack([fit_array(image, **resize) for image in images])
 
     def _read(self, path: Path) -> NDArray[np.uint8] | Refusal:
         try:
             content = path.read_bytes()
         except OSError as error:
             return Refusal(f"could not be opened: {error.strerror or error}")
-        return decode(content, self._image_size)
+        return self._decode(content)
 
     def _answer(self, images: Sequence[NDArray[np.uint8] | Refusal]) -> list[Prediction | Refusal]:
         decoded = [image for image in images if not isinstance(image, Refusal)]
@@ -116,6 +125,15 @@ class Predictor:
         label = int(row.argmax())
         by_name = {name: float(value) for name, value in zip(self.classes, row, strict=True)}
         return Prediction(label, self.classes[label], float(row[label]), by_name)
+
+
+def _resize(preprocessing: Preprocessing) -> _Resize:
+    """What of the preprocessing the decoder does."""
+    return {
+        "image_size": preprocessing.image_size,
+        "fit": preprocessing.fit,
+        "interpolation": preprocessing.interpolation,
+    }
 
 
 def load(path: Path | str) -> Predictor:
@@ -146,7 +164,7 @@ def verify(artifact_folder: Path, samples: Sequence[tuple[bytes, NDArray[np.floa
     if not samples:
         raise ValueError("verify needs at least one sample")
     artifact = artifacts.load(artifact_folder)
-    images = [decode(content, artifact.preprocessing.image_size) for content, _ in samples]
+    images = [decode(content, **_resize(artifact.preprocessing)) for content, _ in samples]
     refused = [image.reason for image in images if isinstance(image, Refusal)]
     if refused:
         raise ArtifactError(f"{artifact_folder} refuses an image on which it was trained: {refused[0]}. Train again.")

@@ -25,7 +25,7 @@ from steadylens.training.imbalance import balance
 from steadylens.training.loop import Epoch, Fitted
 
 SCHEMA = 1
-_LIBRARIES = ("torch", "numpy", "scikit-learn", "scipy", "pillow", "safetensors", "pyarrow")
+_LIBRARIES = ("torch", "timm", "numpy", "scikit-learn", "scipy", "pillow", "safetensors", "pyarrow")
 
 
 def data_block(index: ImageIndex, splits: Splits, findings: Sequence[Finding]) -> dict[str, Any]:
@@ -56,8 +56,12 @@ def selection_block(
     train_counts: NDArray[np.int64],
     validation: Mapping[str, Any],
     fitted: Fitted,
+    account: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The recipe, why it is so, the one trial that there was, and what minority augmentation came to."""
+    """The recipe, why it is so, the trials that there were, and what minority augmentation came to.
+
+    `account` is that of a pretrained backbone, whose probe is a trial of its own where it was fine-tuned as well.
+    """
     trial = {
         "recipe": recipe_block(recipe),
         "validation": {
@@ -66,8 +70,13 @@ def selection_block(
         "seconds": fitted.seconds,
         "stopped_at": fitted.epochs,
     }
+    trials = [trial]
+    if account is not None and account["fine_tuned"] is not None:
+        figures = dict(account["probe"])
+        probe = {**recipe_block(recipe), "transfer": "probe"}
+        trials.append({"recipe": probe, "seconds": figures.pop("seconds"), "validation": figures, "stopped_at": 0})
     return {
-        "trials": [trial],
+        "trials": trials,
         "chosen": recipe_block(recipe),
         "why": dict(why),
         "minority": _minority(recipe, train_counts),
