@@ -59,9 +59,9 @@ def make_weights(tmp_path: Path) -> MakeWeights:
     """Writes random weights of a tiny network of timm with their sidecar, as if they were pretrained."""
 
     def make(name: str = "backbone", *, half: bool = False, image_size: int = 32, **said: Any) -> Path:  # noqa: ANN401
-        import safetensors.torch
-        import timm
-        import torch
+        import safetensors.torch  # noqa: PLC0415 - most tests need none of these, and they take seconds to import
+        import timm  # noqa: PLC0415
+        import torch  # noqa: PLC0415
 
         torch.manual_seed(0)
         tensors = timm.create_model("test_efficientnet", num_classes=7).state_dict()

@@ -8,6 +8,7 @@ import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,11 +149,11 @@ def test_a_crash_leaves_no_store_under_its_final_name(
 ) -> None:
     calls = []
 
-    def crash(content: bytes, image_size: int) -> np.ndarray | Refusal:
+    def crash(content: bytes, image_size: int, **how: Any) -> np.ndarray | Refusal:  # noqa: ANN401
         calls.append(1)
         if len(calls) > 20:
             raise KeyboardInterrupt
-        return decode_image(content, image_size)
+        return decode_image(content, image_size, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(images, "decode", crash)
@@ -253,3 +254,26 @@ def test_pruning_removes_what_a_crash_left_a_day_ago(cache: Path) -> None:
     os.utime(old, (time.time() - 90_000, time.time() - 90_000))
     assert prune(cache, 0) == (old,)
     assert new.is_dir()
+
+
+@pytest.mark.parametrize(("fit", "interpolation"), [("pad", "bicubic"), ("squash", "bilinear")])
+def test_images_resized_in_another_way_are_another_store(
+    index: ImageIndex, cache: Path, fit: str, interpolation: str
+) -> None:
+    plain = decode(index, 9, cache=cache)
+    other, again = (decode(index, 9, cache=cache, fit=fit, interpolation=interpolation) for _ in range(2))
+    assert plain.folder != other.folder
+    assert not np.array_equal(plain.pixels, other.pixels)
+    assert again.folder == other.folder
+
+
+def test_features_are_pruned_as_stores_are(index: ImageIndex, cache: Path) -> None:
+    store = decode(index, 8, cache=cache)
+    features = cache / "features"
+    features.mkdir()
+    (features / "features.npy").write_bytes(b"0" * 1000)
+    other = cache / "something"
+    other.mkdir()
+    assert prune(cache, 10**9, keep=[store.folder]) == ()
+    assert prune(cache, 0, keep=[store.folder]) == (features,)
+    assert other.exists()

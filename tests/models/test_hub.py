@@ -59,11 +59,15 @@ def test_a_damaged_file_in_the_cache_is_named(hub_cache: Path) -> None:
         from_hub(NETWORK)
 
 
-@pytest.mark.parametrize("error", [OfflineModeIsEnabled("off"), ConnectionError("no route"), LocalEntryNotFoundError("")])
+@pytest.mark.parametrize(
+    "error", [OfflineModeIsEnabled("off"), ConnectionError("no route"), LocalEntryNotFoundError("")]
+)
 @pytest.mark.usefixtures("hub_cache")
 def test_without_a_network_it_says_what_to_do(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refusing(error))
-    with pytest.raises(ResourceError, match=r"not on this machine and could not be downloaded .*--weights FILE") as raised:
+    with pytest.raises(
+        ResourceError, match=r"not on this machine and could not be downloaded .*--weights FILE"
+    ) as raised:
         from_hub(NETWORK)
     assert raised.value.exit_code == 5
 

@@ -19,7 +19,7 @@ from steadylens.data.images import Preprocessing
 from steadylens.metrics import balanced_accuracy
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone, from_file
-from steadylens.training import finetune
+from steadylens.training import finetune, loop
 from steadylens.training.early_stopping import tempered_log_loss
 from steadylens.training.finetune import Adapted, adapt, gain_of
 from steadylens.training.loop import Epoch, Step
@@ -114,7 +114,7 @@ def test_the_probe_is_kept_to_the_bit_where_fine_tuning_gains_nothing(network: B
 
 def test_the_last_stage_is_trained_before_the_others(network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     thawed: list[list[bool]] = []
-    fit = finetune.fit
+    fit = loop.fit
 
     def watched(network: Backbone, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
         before = body_of(network)
@@ -155,7 +155,7 @@ def test_mirror_images_are_looked_at_where_they_may_be(network: Backbone) -> Non
         {"l1": 0.05}, {"l2": 5.0}, {"dropout": 0.5}, {"label_smoothing": 0.3}, {"mixup": 1.0}, {"augment": "medium"},
         {"minority_augment": 0.7}, {"imbalance": "class-weights"}, {"averaging": 0.0}, {"batch_size": 8},
     ],
-    ids=lambda change: "-".join(change),
+    ids="-".join,
 )  # fmt: skip
 def test_every_option_reaches_the_fine_tuning(
     make_weights: MakeWeights, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -184,7 +184,9 @@ def test_a_gain_is_believed_where_chance_does_not_give_it() -> None:
     base = logits_at(labels, rng.normal(1, 1, 90))
     assert gain_of(base + logits_at(labels, np.full(90, 1.0)), base, labels).is_sure
     assert not gain_of(base, base, labels).is_sure
-    believed = [gain_of(base + rng.normal(0, 0.3, base.shape).astype(np.float32), base, labels).is_sure for _ in range(50)]
+    believed = [
+        gain_of(base + rng.normal(0, 0.3, base.shape).astype(np.float32), base, labels).is_sure for _ in range(50)
+    ]
     assert np.mean(believed) < 0.15
 
 
@@ -193,7 +195,7 @@ def test_few_images_ask_for_a_greater_gain_and_one_is_never_enough() -> None:
     labels = np.arange(6) % 3
     base = logits_at(labels, rng.normal(1, 1, 6))
     other = base + logits_at(labels, rng.normal(0.5, 0.5, 6))
-    margins = [gain_of(*(np.tile(x, (n, 1)) for x in (other, base)), np.tile(labels, n)).margin for n in (1, 5, 50)]
+    margins = [gain_of(np.tile(other, (n, 1)), np.tile(base, (n, 1)), np.tile(labels, n)).margin for n in (1, 5, 50)]
     assert margins[0] > 2 * margins[1] > 4 * margins[2] > 0
     one = np.zeros(1, np.int64)
     assert not gain_of(logits_at(one, np.array([9.0])), logits_at(one, np.array([0.1])), one).is_sure
