@@ -140,9 +140,7 @@ def by_fastai(a: argparse.Namespace, said: dict[str, Any], _train: Split, test: 
     learner.freeze()
     once = time.perf_counter()
     with learner.no_bar(), learner.no_logging():
-        learner.fit_one_cycle(
-            1, slice(2e-3), pct_start=0.99
-        )  # fine_tune's frozen epoch, timed
+        learner.fit_one_cycle(1, slice(2e-3), pct_start=0.99)  # fine_tune's frozen epoch, timed
         frozen_s = time.perf_counter() - once
         left = a.seconds - (time.perf_counter() - begin) - 10 - len(test[0]) / 20
         epochs = max(1, int(left / (2.2 * frozen_s)))  # an epoch with everything unfrozen takes about twice as long

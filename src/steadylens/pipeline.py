@@ -134,7 +134,8 @@ def train(
 
     with watch.stage("train"), console.stage("Training") as advance:
         if budget is not None:
-            predicted = len(splits.validation) + len(splits.test) + min(len(training), max(1000, len(validation)))
+            again = 0 if recipe.weights else min(len(training), max(1000, len(validation)))
+            predicted = len(splits.validation) + len(splits.test) + again
             left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
         fitted, account = _learn(run, prepared, selection, training, validation, left, console, advance)
         network = fitted.network
@@ -191,7 +192,8 @@ def _learn(
         return fitted, None
     network.take_in(backbone.pretrained)
     adapted = adapt(
-        network, training, validation, recipe, prepared.preprocessing, seconds=seconds, cache=cache_folder(),
+        network, training, validation, recipe, prepared.preprocessing,
+        seconds=seconds, seconds_per_image=selection.seconds_per_image, cache=cache_folder(),
         on_features=lambda share, rate: advance(share, f"looking at images  {rate:,.0f} images/s"),
         on_step=on_step, on_epoch=on_epoch,
     )  # fmt: skip

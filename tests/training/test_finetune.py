@@ -149,6 +149,21 @@ def test_mirror_images_are_looked_at_where_they_may_be(network: Backbone) -> Non
     assert adapted(network, replace(probe, flip=True), seconds=1e-3).account["views"] == 1
 
 
+def test_features_from_the_cache_have_no_rate_of_their_own(network: Backbone, tmp_path: Path) -> None:
+    probe, told = replace(RECIPE, transfer="probe"), list[tuple[float, float]]()
+    first = adapted(network, probe, cache=tmp_path, on_features=lambda share, rate: told.append((share, rate)))
+    assert told[-1][0] == 1.0
+    assert isinstance(first.account["features_per_second"], float)
+    assert adapted(network, probe, cache=tmp_path).account["features_per_second"] is None
+
+
+def test_without_time_for_half_an_epoch_the_probe_is_kept(network: Backbone) -> None:
+    result = adapted(network, replace(RECIPE, epochs=None), seconds=5.0, seconds_per_image=1.0)
+    assert result.account["fine_tuned"] is None
+    assert "too little time for fine-tuning" in str(result.account["decision"])
+    assert result.fitted.stopped == "probe"
+
+
 @pytest.mark.parametrize(
     "change",
     [

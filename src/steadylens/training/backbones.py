@@ -46,6 +46,7 @@ CURATED = (
     Candidate("timm:convnext_tiny.in12k_ft_in1k", 84.5, 28.6),
     Candidate("timm:convnext_small.in12k_ft_in1k", 85.3, 50.2),
 )
+FEWEST_COLOURS = 500
 LARGER_THAN = 64  # px; smaller images are learned from scratch as well and far faster
 # A larger backbone is taken while looking at every image once takes no more than this share of the time.
 SHARE_OF_LARGER = 0.15
@@ -142,7 +143,7 @@ def _at_hand(index: ImageIndex, device: str, seconds: float | None) -> tuple[Pre
         return None, ""
     shown = _sample(index, LARGER_THAN)
     if not looks_like_photos(shown):
-        return None, "the images do not look like photographs, so no pretrained backbone was tried"
+        return None, "the images do not look like colour photographs, so no pretrained backbone was tried"
     here = [candidate for candidate in CURATED if hub.cached(candidate.network)]
     if not here:
         return None, (
@@ -162,16 +163,13 @@ def _at_hand(index: ImageIndex, device: str, seconds: float | None) -> tuple[Pre
 
 
 def looks_like_photos(shown: NDArray[np.uint8]) -> bool:
-    """Whether most of some images, uint8 (n, 64, 64, 3), are photographs, and not drawings, digits or screens.
+    """Whether most of some images, uint8 (n, 64, 64, 3), are colour photographs, and not drawings, digits or screens.
 
-    Noise and shading give a photograph many colours; even one on a white ground has hundreds. What has few colours is
-    still one where few neighbouring pixels are equal, as in X-rays.
+    Noise and shading give one hundreds of colours among its 4,096 pixels, even on a white ground; grey images have
+    256 at most. A grey photograph is not told from a blurred digit: who has such asks for a backbone by name.
     """
-    if not len(shown):
-        return False
-    flat = (shown[:, :, 1:] == shown[:, :, :-1]).all(3).mean((1, 2))
-    colours = np.array([len(np.unique(image.reshape(-1, 3), axis=0)) for image in shown])
-    return bool(((colours >= 500) | (flat < 0.5)).mean() > 0.5)
+    colours = [len(np.unique(image.reshape(-1, 3), axis=0)) for image in shown]
+    return bool(np.mean(np.array(colours) >= FEWEST_COLOURS) > 0.5) if colours else False
 
 
 def _sized(

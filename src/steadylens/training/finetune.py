@@ -38,6 +38,8 @@ BLENDS = (1 / 3, 2 / 3, 1.0)  # shares of the fine-tuned weights that are tried
 SURE = 0.95  # how sure a gain on the validation images must be before fine-tuned weights take the probe's place
 # Below, the loss on the validation images says too little for any gain to be believed, and no time is spent on one.
 FEWEST_TO_JUDGE = 30
+# Training costs about so many times what prediction does. With time for fewer epochs none is begun.
+STEP_COST, FEWEST_EPOCHS = 3.0, 0.5
 # Of the time for training: more views are looked at only while looking at them all takes no more.
 VIEWS_SHARE = 0.4
 
@@ -83,6 +85,7 @@ def adapt(
     preprocessing: Preprocessing,
     *,
     seconds: float | None = None,
+    seconds_per_image: float = 0.0,
     cache: Path | None = None,
     clusters: NDArray[np.int64] | None = None,
     on_features: Callable[[float, float], None] = lambda _share, _rate: None,
@@ -98,6 +101,7 @@ def adapt(
         recipe: what to do.
         preprocessing: that of the weights.
         seconds: of wall time for everything done here; None where the recipe's epochs alone decide.
+        seconds_per_image: of prediction, as measured.
         cache: the folder of the cache, for the features.
         clusters: (n,) number of the set of near-duplicates of each training image; None: each its own.
         on_features: told the share of images looked at, and images a second.
@@ -109,14 +113,14 @@ def adapt(
     """
     begin = time.perf_counter()
     network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    looked = _look(network, train, validation, recipe, preprocessing, seconds, cache, on_features)
+    looked = _look(network, train, validation, recipe, preprocessing, seconds, seconds_per_image, cache, on_features)
     probe = fit_probe(
         looked.train, train.labels, len(recipe.classes), remedy=recipe.imbalance, seed=recipe.seed, clusters=clusters
     )
     probe.write_into(network.head)
     row = _row_of_probe(probe, looked, train, validation, time.perf_counter() - begin)
     on_epoch(row)
-    fitted = Fitted(network.eval(), preprocessing, (row,), 0, row, 0, "probe", row.seconds, looked.images_per_second)
+    fitted = Fitted(network.eval(), preprocessing, (row,), 0, row, 0, "probe", row.seconds, row.images_per_second)
     account: dict[str, object] = {
         "views": len(looked.train),
         "features_per_second": looked.images_per_second,
@@ -129,8 +133,11 @@ def adapt(
     }
     if recipe.transfer != "fine-tune":
         return Adapted(fitted, account)
-    left = None if seconds is None else seconds - (time.perf_counter() - begin)
-    left = None if left is None else left - len(BLENDS) * len(validation) / looked.bare_images_per_second
+    left = None
+    if seconds is not None:
+        left = seconds - (time.perf_counter() - begin) - len(BLENDS) * len(validation) * seconds_per_image
+        if left < FEWEST_EPOCHS * len(train) * STEP_COST * seconds_per_image:
+            return Adapted(fitted, account | {"decision": "the probe is kept: it left too little time for fine-tuning"})
     before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     tuned = _fine_tune(network, train, validation, recipe, preprocessing, left, on_step, on_epoch)
     blend = _blend(network, before, probe.logits(looked.validation), validation, preprocessing)
@@ -143,10 +150,11 @@ def adapt(
 
 @dataclass(frozen=True)
 class _Looked:
+    """Features; `images_per_second` is None where they were all in the cache."""
+
     train: list[Features]
     validation: Features
-    images_per_second: float
-    bare_images_per_second: float
+    images_per_second: float | None
 
 
 def _look(
@@ -156,31 +164,30 @@ def _look(
     recipe: Recipe,
     preprocessing: Preprocessing,
     seconds: float | None,
+    seconds_per_image: float,
     cache: Path | None,
     on_features: Callable[[float, float], None],
 ) -> _Looked:
     """The features of all images, and of their mirror images where flips keep the label and the time allows it."""
-    begin, total = time.perf_counter(), len(train) + len(validation)
+    begin, computed, total = time.perf_counter(), 0, len(train) + len(validation)
 
-    def told(before: int, done: int) -> None:
-        rate = (before + done) / max(1e-9, time.perf_counter() - begin)
-        on_features(min(1.0, (before + done) / total), rate)
+    def told(images: int) -> None:
+        nonlocal computed
+        computed += images
+        on_features(min(1.0, computed / total), computed / max(1e-9, time.perf_counter() - begin))
 
-    def look(images: LabelledPixels, before: int, *, mirrored: bool = False) -> Features:
+    def look(images: LabelledPixels, *, mirrored: bool = False) -> Features:
         weights = f"{recipe.network} {recipe.arguments} {recipe.weights_sha256}"
         return features_of(
-            network, images, preprocessing, weights=weights, mirrored=mirrored, cache=cache,
-            advance=lambda done: told(before, done),
-        )  # fmt: skip
+            network, images, preprocessing, weights=weights, mirrored=mirrored, cache=cache, advance=told
+        )
 
-    views = [look(train, 0)]
-    unseen = look(validation, len(train))
-    once = time.perf_counter() - begin
-    rate = total / max(1e-9, once)
-    if recipe.flip and (seconds is None or once + len(train) / rate <= VIEWS_SHARE * seconds):
+    views, unseen = [look(train)], look(validation)
+    spent = time.perf_counter() - begin
+    if recipe.flip and (seconds is None or spent + len(train) * seconds_per_image <= VIEWS_SHARE * seconds):
         total += len(train)
-        views.append(look(train, len(train) + len(validation), mirrored=True))
-    return _Looked(views, unseen, total / max(1e-9, time.perf_counter() - begin), rate)
+        views.append(look(train, mirrored=True))
+    return _Looked(views, unseen, computed / (time.perf_counter() - begin) if computed else None)
 
 
 def _fine_tune(
@@ -342,7 +349,7 @@ def _row_of_probe(
         validation_balanced_log_loss=0.0,
         validation_tempered_log_loss=0.0,
         validation_worst_class_recall=0.0,
-        images_per_second=looked.images_per_second,
+        images_per_second=looked.images_per_second or 0.0,
     )
     return _judged(row, unseen, validation)
 

@@ -100,7 +100,7 @@ def features_of(
         weights: tells these weights and this network from all others.
         mirrored: look at the images' mirror images.
         cache: the folder of the cache; None computes anew.
-        advance: told how many images are done.
+        advance: told of so many more images that were looked at; not of what was in the cache.
     """
     device = next(backbone.parameters()).device.type
     folder = None if cache is None else cache / _key(images, preprocessing, [weights, mirrored, device])
@@ -110,7 +110,7 @@ def features_of(
         pieces = []
         for start in range(0, len(images), _PIECE):
             pieces.append(logits_of(view, images[start : start + _PIECE], preprocessing))
-            advance(min(start + _PIECE, len(images)))
+            advance(len(pieces[-1]))
         found = np.concatenate(pieces)
         if folder is not None:
             _keep(folder, found)
