@@ -9,9 +9,11 @@ from typing import Any
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RemoteEntryNotFoundError
+from timm.models import get_pretrained_cfg
 
 from steadylens.errors import ConfigError, ResourceError
 from steadylens.models.hub import cached, from_hub
+from steadylens.training.backbones import CURATED
 
 NETWORK = "timm:test_efficientnet"
 MakeWeights = Callable[..., Path]
@@ -43,9 +45,9 @@ def test_what_is_in_the_cache_is_used_without_asking(
     hub_cache: Path, make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refusing(AssertionError("the network was asked")))
-    assert not cached(NETWORK)
+    assert not cached(f"{NETWORK}.r160_in1k")
     put(hub_cache, make_weights().read_bytes())
-    assert cached(NETWORK)
+    assert cached(f"{NETWORK}.r160_in1k")
     found = from_hub(NETWORK)
     assert found.network == NETWORK
     assert found.source == "timm/test_efficientnet.r160_in1k"
@@ -70,6 +72,14 @@ def test_without_a_network_it_says_what_to_do(error: Exception, monkeypatch: pyt
     ) as raised:
         from_hub(NETWORK)
     assert raised.value.exit_code == 5
+
+
+def test_the_curated_names_are_those_that_timm_has() -> None:
+    for candidate in CURATED:
+        name = candidate.network.removeprefix("timm:")
+        account = get_pretrained_cfg(name)
+        assert account is not None
+        assert account.hf_hub_id == f"timm/{name}"
 
 
 @pytest.mark.usefixtures("hub_cache")

@@ -14,11 +14,10 @@ _TIMEOUT_S = 5.0  # to be told of one file; without a network this is over at on
 
 
 def cached(network: str) -> bool:
-    """Whether the weights of "timm:NAME" are on this machine; nothing is fetched."""
-    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - imported with timm only
+    """Whether the weights of "timm:NAME.TAG" are on this machine; nothing is fetched, and timm is not asked."""
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - seldom needed, and slow to import
 
-    cfg = _account(network)
-    return isinstance(try_to_load_from_cache(cfg["hf_hub_id"], FILE), str)
+    return isinstance(try_to_load_from_cache(f"timm/{network.removeprefix(TIMM)}", FILE), str)
 
 
 def from_hub(network: str) -> Pretrained:
