@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 COUNTS = {"bolt": 30, "nut": 18, "washer": 12}
 MakeImages = Callable[..., Path]
+MakeWeights = Callable[..., Path]
 MakeArrays = Callable[..., tuple[NDArray[np.uint8], list[str]]]
 
 
@@ -49,6 +52,31 @@ def make_images(tmp_path: Path) -> MakeImages:
 def make_arrays() -> MakeArrays:
     """Gives the pixels and the names of such images, uint8 (n, 12, 12, 3)."""
     return arrays
+
+
+@pytest.fixture
+def make_weights(tmp_path: Path) -> MakeWeights:
+    """Writes random weights of a tiny network of timm with their sidecar, as if they were pretrained."""
+
+    def make(name: str = "backbone", *, half: bool = False, image_size: int = 32, **said: Any) -> Path:  # noqa: ANN401
+        import safetensors.torch  # noqa: PLC0415 - most tests need none of these, and they take seconds to import
+        import timm  # noqa: PLC0415
+        import torch  # noqa: PLC0415
+
+        torch.manual_seed(0)
+        tensors = timm.create_model("test_efficientnet", num_classes=7).state_dict()
+        if half:
+            tensors = {key: t.half() if t.is_floating_point() else t for key, t in tensors.items()}
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(safetensors.torch.save(tensors))
+        about = {
+            "network": "timm:test_efficientnet", "arguments": {}, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3],
+            "image_size": image_size, "interpolation": "bicubic",
+        }  # fmt: skip
+        path.with_suffix(".json").write_text(json.dumps({**about, **said}), "utf-8")
+        return path
+
+    return make
 
 
 def write_images(root: Path, counts: Mapping[str, int], seed: int = 0) -> Path:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from steadylens.data.images import RESIZE_FILTER
+from steadylens.data.images import RESIZE_FILTERS
 from steadylens.data.sources import read_index
 from steadylens.data.store import decode
 
@@ -36,7 +36,7 @@ def bare_part(paths: tuple[str, ...], size: int, target: Path, first: int) -> No
     for row in range(first, len(paths), PROCESSES):
         with Image.open(paths[row]) as image:
             image.draft("RGB", (2 * size, 2 * size))
-            pixels[row] = np.asarray(image.convert("RGB").resize((size, size), RESIZE_FILTER))
+            pixels[row] = np.asarray(image.convert("RGB").resize((size, size), RESIZE_FILTERS["bicubic"]))
 
 
 def bare(paths: tuple[str, ...], size: int, folder: Path) -> float:

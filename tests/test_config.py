@@ -37,10 +37,14 @@ def choice(*words: str) -> Allowed:
 
 ALLOWED: dict[str, Allowed] = {
     "budget": lambda v: v is None or (isinstance(v, float) and v > 0),
-    "network": choice("auto", "keras-blog", "cnn-s", "cnn-m", "cnn-l"),
+    "network": lambda v: v in ("auto", "keras-blog", "cnn-s", "cnn-m", "cnn-l") or v.startswith("timm:"),
+    "weights": lambda v: v is None or isinstance(v, str),
+    "sidecar": lambda v: v is None or isinstance(v, str),
+    "transfer": choice("auto", "probe"),
     "depth": whole(1, 12, "auto"),
     "width": number(0.05, 16),
     "image_size": whole(8, 1024, "auto"),
+    "image_fit": choice("auto", "squash", "pad"),
     "imbalance": choice("auto", "none", "class-weights", "oversample", "logit-adjust"),
     "minority_augment": number(0, 1, "auto"),
     "augment": choice("auto", "off", "light", "medium", "strong"),
@@ -204,8 +208,8 @@ def test_all_errors_come_at_once_with_what_would_be_right() -> None:
     lines = str(caught.value).splitlines()
     assert lines == [
         "There is no option 'netwrok'. Did you mean 'network'?",
-        "The network option must be one of auto, keras-blog, cnn-s, cnn-m, cnn-l (did you mean cnn-s?). "
-        "Got 'cnn-x' instead.",
+        "The network option must be one of auto, keras-blog, cnn-s, cnn-m, cnn-l (did you mean cnn-s?), "
+        "or timm:NAME for a backbone of timm, such as timm:resnet50. Got 'cnn-x' instead.",
         "The seed option must be a whole number of at least 0 and at most 4.29497e+09. Got -1 instead.",
         "There is no option 'zzzz'.",
         "The flip option must be one of auto, on, off. Got True instead.",
@@ -250,8 +254,29 @@ def test_choices_are_those_of_the_modules_that_know_them() -> None:
     assert imbalance.REMEDIES == IMBALANCE
 
 
-def test_a_recipe_has_every_option_and_the_classes() -> None:
-    assert {field.name for field in fields(Recipe)} == {*NAMES, "classes"}
+def test_a_recipe_has_every_option_and_what_it_is_applied_to() -> None:
+    found = {field.name for field in fields(Recipe)}
+    assert found == {*NAMES, "classes", "weights_sha256", "arguments"} - {"sidecar"}  # which says the arguments
+
+
+@pytest.mark.parametrize("name", ["timm:resnet50", "timm:vit_small_patch16_224.augreg_in21k_ft_in1k"])
+def test_backbones_go_by_name(name: str) -> None:
+    assert parse({"network": name}).network == name
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:", "timm:hf-hub:a/b", "timm:local-dir:/x", "timm:../x", "resnet50", "timm:a.b.c"]
+)
+def test_what_is_no_name_of_a_backbone_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="or timm:NAME for a backbone"):
+        parse({"network": name})
+
+
+@pytest.mark.parametrize("value", ["", "  ", "a\0b", 3])
+def test_weights_are_the_path_of_a_file(value: object) -> None:
+    assert parse({"weights": Path("a.safetensors")}).weights == "a.safetensors"
+    with pytest.raises(ConfigError, match="The weights option must be the path of a file"):
+        parse({"weights": value})
 
 
 def test_given_are_the_options_that_were_asked_for_whatever_their_values() -> None:

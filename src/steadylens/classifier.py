@@ -122,9 +122,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         budget: float | str | None = None,
         network: str = "auto",
+        weights: str | Path | None = None,
+        sidecar: str | Path | None = None,
+        transfer: str = "auto",
         depth: int | str = "auto",
         width: float = 1.0,
         image_size: int | str = "auto",
+        image_fit: str = "auto",
         imbalance: str = "auto",
         minority_augment: float | str = "auto",
         augment: str = "auto",
@@ -148,9 +152,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> None:
         self.budget = budget
         self.network = network
+        self.weights = weights
+        self.sidecar = sidecar
+        self.transfer = transfer
         self.depth = depth
         self.width = width
         self.image_size = image_size
+        self.image_fit = image_fit
         self.imbalance = imbalance
         self.minority_augment = minority_augment
         self.augment = augment

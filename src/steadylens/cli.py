@@ -94,12 +94,21 @@ def train(
     ] = None,
     out: Annotated[Path | None, _option("Folder of the run. [a new one, named after DATA]")] = None,
     budget: Annotated[str | None, _option("Wall time for everything, such as 90s, 10m, 2h. [10m]")] = None,
-    network: Annotated[str | None, _option("auto, keras-blog, cnn-s, cnn-m or cnn-l.")] = None,
+    network: Annotated[
+        str | None, _option("auto, keras-blog, cnn-s, cnn-m, cnn-l, or timm:NAME for a pretrained backbone.")
+    ] = None,
+    weights: Annotated[str | None, _option("A .safetensors file with the weights of a pretrained backbone.")] = None,
+    sidecar: Annotated[
+        str | None, _option("The JSON file that says what --weights mean. [the one beside them]")
+    ] = None,
     depth: Annotated[
         str | None, _option("Number of convolutions: all of keras-blog's, each stage's of the others.")
     ] = None,
     width: Annotated[str | None, _option("Factor for the neurons of every hidden layer. [1]")] = None,
     image_size: Annotated[str | None, _option("Side to which images are resized, in pixels, or auto.")] = None,
+    image_fit: Annotated[
+        str | None, _option("How images become square: squash, pad or auto.", "--fit", "--image-fit")
+    ] = None,
     imbalance: Annotated[str | None, _option("auto, none, class-weights, oversample or logit-adjust.")] = None,
     minority_augment: Annotated[
         str | None, _option("auto, off, or 0 to 1: more and stronger copies of rare classes.")
@@ -117,14 +126,15 @@ def train(
     config: Annotated[Path | None, _option("A TOML file of options.")] = None,
     settings: Annotated[
         list[str] | None,
-        _option("Any option by name, also batch_size, learning_rate, averaging, precision, flip.", "--set"),
+        _option("Any option by name, also batch_size, learning_rate, averaging, precision, flip, transfer.", "--set"),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a classifier on labelled images, and report on it."""
     asked = {
-        "budget": budget, "network": network, "depth": depth, "width": width, "image_size": image_size,
+        "budget": budget, "network": network, "weights": weights, "sidecar": sidecar, "depth": depth, "width": width,
+        "image_size": image_size, "image_fit": image_fit,
         "imbalance": imbalance, "minority_augment": minority_augment, "augment": augment, "l1": l1, "l2": l2,
         "dropout": dropout, "label_smoothing": label_smoothing, "mixup": mixup, "early_stopping": early_stopping,
         "epochs": epochs, "seed": seed, "device": device,

@@ -18,6 +18,8 @@ Auto = Literal["auto"]
 NETWORKS = ("keras-blog", "cnn-s", "cnn-m", "cnn-l")
 IMBALANCE = ("none", "class-weights", "oversample", "logit-adjust")
 AUGMENT = ("off", "light", "medium", "strong")
+IMAGE_FIT = ("squash", "pad")
+TIMM = "timm:"  # how the name of a backbone from timm begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +28,15 @@ class Config:
 
     Attributes:
         budget: seconds of wall time for the whole command; None where `epochs` alone decides.
-        network: name of a network, or "auto".
+        network: name of a network, "timm:NAME" for a pretrained backbone, or "auto".
+        weights: a safetensors file with the weights of a pretrained backbone; None where there is none.
+        sidecar: the JSON file that says how those weights want their images; None is the one beside them.
+        transfer: what is done with a pretrained backbone: "probe" trains its last layer only, "auto" all of it where
+            there is time.
         depth: convolutions (see `models.NetworkSpec`), or "auto".
         width: factor for the neurons of every hidden layer.
         image_size: side of the square to which every image is resized, in pixels, or "auto".
+        image_fit: how an image becomes square: "squash", "pad" or "auto".
         imbalance: remedy for class imbalance, or "auto".
         minority_augment: 0 (off) to 1: how far rare classes are drawn more often and augmented more strongly.
         augment: level of augmentation, or "auto".
@@ -52,9 +59,13 @@ class Config:
 
     budget: float | None = None
     network: str = "auto"
+    weights: str | None = None
+    sidecar: str | None = None
+    transfer: str = "auto"
     depth: int | Auto = "auto"
     width: float = 1.0
     image_size: int | Auto = "auto"
+    image_fit: str = "auto"
     imbalance: str = "auto"
     minority_augment: float | Auto = "auto"
     augment: str = "auto"
@@ -77,7 +88,12 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that determines a training; a `Config` with every "auto" resolved, and what it is applied to."""
+    """Everything that determines a training; a `Config` with every "auto" resolved, and what it is applied to.
+
+    `weights` says where pretrained weights came from and is "" where there are none, `weights_sha256` is of their
+    file, and `arguments`, in JSON, is what their network is built with. `transfer` is "none" without them. A backbone
+    has the depth and the width that it was pretrained with: they are 0 and 1.
+    """
 
     classes: tuple[str, ...]
     network: str
@@ -102,6 +118,11 @@ class Recipe:
     precision: str
     seed: int
     device: str
+    weights: str = ""
+    weights_sha256: str = ""
+    arguments: str = "{}"
+    transfer: str = "none"
+    image_fit: str = "squash"
 
 
 def parse(values: Mapping[str, Any]) -> Config:
@@ -183,6 +204,21 @@ def _one_of(*choices: str) -> Callable[[Any], str]:
     return rule
 
 
+def _network(value: Any) -> str:  # noqa: ANN401 - checked here
+    if isinstance(value, str) and re.fullmatch(rf"{TIMM}[a-z0-9_]+(\.[a-z0-9_]+)?", value):
+        return value  # whether timm has it is asked where timm is imported
+    try:
+        return _one_of("auto", *NETWORKS)(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {TIMM}NAME for a backbone of timm, such as {TIMM}resnet50") from error
+
+
+def _path(value: Any) -> str:  # noqa: ANN401 - checked here
+    if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
+        raise ValueError("the path of a file")
+    return str(value)
+
+
 def _shown(value: object) -> str:
     """A value in an error message: short, whatever it is."""
     try:
@@ -197,10 +233,14 @@ _AUTO = {"auto": "auto"}
 _INFINITE = math.inf
 _RULES: dict[str, Callable[[Any], Any]] = {
     "budget": _seconds,
-    "network": _one_of("auto", *NETWORKS),
+    "network": _network,
+    "weights": _optional(_path),
+    "sidecar": _optional(_path),
+    "transfer": _one_of("auto", "probe"),
     "depth": _number(1, 12, whole=True, words=_AUTO),
     "width": _number(0.05, 16),
     "image_size": _number(8, 1024, whole=True, words=_AUTO),
+    "image_fit": _one_of("auto", *IMAGE_FIT),
     "imbalance": _one_of("auto", *IMBALANCE),
     "minority_augment": _number(0, 1, words={"auto": "auto", "off": 0.0}),
     "augment": _one_of("auto", *AUGMENT),

@@ -11,22 +11,24 @@ from typing import Any
 import numpy as np
 
 from steadylens import files
-from steadylens.config import Config
+from steadylens.config import TIMM, Config
 from steadylens.console import Console
 from steadylens.data.audit import unless_kept
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.duplicates import NearDuplicates
 from steadylens.data.findings import Finding, by_seriousness
+from steadylens.data.images import Preprocessing
 from steadylens.data.sources import ImageIndex, Tally
 from steadylens.data.split import units_of
 from steadylens.data.store import Store
 from steadylens.errors import ConfigError
 from steadylens.evaluation.labels import check_all
-from steadylens.preparation import Stopwatch, audited, decoded
+from steadylens.preparation import Stopwatch, audited, decoded, indexed
 from steadylens.report import contents, run_folder
 from steadylens.report.audit_page import write_audit_page
 from steadylens.report.audit_section import paths_to_draw
 from steadylens.report.thumbnails import draw_thumbnails
+from steadylens.training.selection import choose_image_size
 
 LABELS_BUDGET_S = 300.0  # of the whole audit, where labels are checked and no budget is given
 PAGE_S = 5.0  # set aside for the pictures and the page
@@ -68,9 +70,13 @@ def inspect(
     unused = config.given - {"image_size"}
     if unused and not labels:
         raise ConfigError(f"Networks are trained only to check labels: without --labels there is no {min(unused)}.")
+    if config.network.startswith(TIMM) or config.weights is not None:
+        raise ConfigError("Labels are checked with networks trained from scratch: leave network and weights out.")
     console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
     run_folder.require_free(folder)
-    store, _ = decoded(read, config, console, watch)
+    index = indexed(read, console, watch)
+    size, _ = choose_image_size(config, index.widths, index.heights)
+    store = decoded(index, Preprocessing(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), console, watch)
     index = store.index
     near, findings = audited(store, console, watch)
     if labels:

@@ -24,7 +24,7 @@ from steadylens.errors import DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
 from steadylens.evaluation.labels import doubt, outliers, suspicious_labels
-from steadylens.models import build, spec_of
+from steadylens.models import build, pretrained, spec_of
 from steadylens.models.distance import MOST_KNOWN, distances_to_known
 from steadylens.models.inference import features_of, logits_of
 from steadylens.preparation import Prepared, Stopwatch, counting, prepare
@@ -34,6 +34,7 @@ from steadylens.report.examples import choose_examples
 from steadylens.report.page import save_examples, write_page
 from steadylens.report.thumbnails import draw_thumbnails, save_thumbnails
 from steadylens.training.diagnosis import Diagnosis, diagnose
+from steadylens.training.finetune import adapt
 from steadylens.training.imbalance import balance, natural_offsets
 from steadylens.training.loop import Epoch, Fitted, Step, fit
 from steadylens.training.selection import DEFAULT_BUDGET_S, Selection, select
@@ -41,6 +42,7 @@ from steadylens.training.selection import DEFAULT_BUDGET_S, Selection, select
 CACHE_CEILING_BYTES = 20 * 2**30
 REPORT_S = 5.0  # set aside for intervals, plots, examples and the artifact on one slow core
 VERIFIED_IMAGES = 32
+FOREIGN_SHARE = 0.05  # of the budget: looking for images like no others may take as much, or is left out, and said
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def train(
     budget = config.budget or (None if config.epochs else DEFAULT_BUDGET_S)
     run_folder.require_free(run)
     earlier = None if splits_of is None else read_splits(splits_of)
-    prepared = prepare(read, config, console, watch, earlier)
+    prepared = prepare(read, config, console, watch, budget, earlier)
     run_folder.claim(run)
     index, splits = prepared.store.index, prepared.splits
     training, validation = prepared.part(splits.train), prepared.part(splits.validation)
@@ -89,28 +91,20 @@ def train(
     with watch.stage("select"), console.stage("Selecting"):
         left = None if budget is None else budget - watch.elapsed() - REPORT_S
         selection = select(
-            config, index.classes, training, validation, prepared.preprocessing, prepared.size_reason, seconds=left
-        )
+            config, index.classes, training, validation, prepared.preprocessing, prepared.reasons["image_size"],
+            seconds=left, backbone=prepared.backbone.pretrained, reasons=prepared.reasons,
+        )  # fmt: skip
         recipe = selection.recipe
         run_folder.write_recipe(run, recipe)
     console.say(f"  {recipe.network}, {recipe.imbalance}: {selection.why['network']}")
 
     with watch.stage("train"), console.stage("Training") as advance:
-        torch.manual_seed(recipe.seed)
-        network = build(spec_of(recipe))
+        foreign = _worth_looking_for_foreign(prepared, selection, budget)
         if budget is not None:
-            predicted = _images_to_predict(len(training), len(splits.validation), len(splits.test))
+            predicted = _images_to_predict(prepared, recipe, foreign)
             left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
-        fitted = fit(
-            network,
-            training,
-            validation,
-            recipe,
-            prepared.preprocessing,
-            seconds=left,
-            on_step=(progress := _Progress(run, console, advance)).step,
-            on_epoch=progress.epoch,
-        )
+        fitted, account = _learn(run, prepared, selection, left, console, advance)
+        network = fitted.network
     with watch.stage("calibrate"), console.stage("Calibrating"):
         validation_logits = logits_of(network, validation, prepared.preprocessing)
         temperature = fit_temperature(validation_logits, validation.labels)
@@ -121,7 +115,7 @@ def train(
         test_logits = logits_of(network, test, prepared.preprocessing)
         test_scores = evaluate(test_logits, test.labels, index.classes, temperature, seed=recipe.seed)
     with watch.stage("check labels"), console.stage("Checking labels"):
-        prepared = _check_labels(run, prepared, fitted, recipe, (validation_logits, test_logits), console)
+        prepared = _check_labels(run, prepared, fitted, recipe, (validation_logits, test_logits), foreign, console)
     with watch.stage("pack"), console.stage("Packing"):
         _pack(run, prepared, recipe, fitted, temperature, {"validation": scores, "test": test_scores}, console)
     with watch.stage("report"), console.stage("Reporting"):
@@ -129,12 +123,42 @@ def train(
         paths = [index.paths[i] for i in splits.test]
         chosen = choose_examples(test, paths, test.labels, probabilities, index.classes, seed=recipe.seed)
         save_examples(run, chosen)
-        report = _report(command, prepared, selection, fitted, diagnosis, scores, test_scores, watch)
+        report = _report(command, prepared, selection, fitted, account, diagnosis, scores, test_scores, watch)
         run_folder.write_report(run, report)
         write_page(run)
     for removed in prune(cache_folder(), CACHE_CEILING_BYTES, keep=[prepared.store.folder]):
         console.say(f"  removed {removed}, the decoded images longest unused, to keep the cache within bounds")
     return Run(run, report)
+
+
+def _learn(
+    run: Path, prepared: Prepared, selection: Selection, seconds: float | None, console: Console, advance: Advance
+) -> tuple[Fitted, dict[str, Any] | None]:
+    """Train from scratch, or adapt a pretrained backbone; the account of the latter goes into the report."""
+    recipe, backbone = selection.recipe, prepared.backbone
+    training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
+    progress = _Progress(run, console, advance)
+    torch.manual_seed(recipe.seed)
+    network = build(spec_of(recipe))
+    if backbone.pretrained is None or not isinstance(network, pretrained.Backbone):
+        fitted = fit(
+            network, training, validation, recipe, prepared.preprocessing,
+            seconds=seconds, on_step=progress.step, on_epoch=progress.epoch,
+        )  # fmt: skip
+        return fitted, None
+    network.take_in(backbone.pretrained)
+    adapted = adapt(
+        network, training, validation, recipe, prepared.preprocessing,
+        seconds=seconds, seconds_per_image=selection.seconds_per_image, cache=cache_folder(),
+        on_features=lambda share, rate: advance(share, f"looking at images  {rate:,.0f} images/s"),
+        on_step=progress.step, on_epoch=progress.epoch,
+    )  # fmt: skip
+    console.say(f"  {adapted.account['decision']}")
+    return adapted.fitted, {
+        **adapted.account,
+        "bare_per_second": backbone.images_per_second,
+        "decode_per_second": backbone.decode_per_second,
+    }
 
 
 def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
@@ -155,7 +179,10 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
         )
     with console.stage("Decoding") as advance:
         size = loaded.preprocessing.image_size
-        store = decode(index, size, cache=cache_folder(), advance=counting(advance))
+        store = decode(
+            index, size, cache=cache_folder(), fit=loaded.preprocessing.fit,
+            interpolation=loaded.preprocessing.interpolation, advance=counting(advance),
+        )  # fmt: skip
     with console.stage("Evaluating"):
         logits = logits_of(loaded.network, store.pixels, loaded.preprocessing)
         labels = np.array([loaded.classes.index(name) for name in store.index.classes])[store.index.labels]
@@ -179,10 +206,19 @@ def _write_findings(run: Path, prepared: Prepared) -> None:
     save_thumbnails(run / "audit", thumbnails, index.root)
 
 
-def _images_to_predict(training: int, validation: int, test: int) -> int:
-    """How many images the network is asked about after its last step: to measure, score and check labels."""
-    measured = validation + min(training, max(1000, validation))
-    return measured + 2 * (validation + test) + min(training, MOST_KNOWN)
+def _worth_looking_for_foreign(prepared: Prepared, selection: Selection, budget: float | None) -> bool:
+    """Whether the time allows to look at the images once more, for those that are like no others."""
+    splits = prepared.splits
+    looked_at = min(len(splits.train), MOST_KNOWN) + len(splits.validation) + len(splits.test)
+    return budget is None or looked_at * selection.seconds_per_image <= FOREIGN_SHARE * budget
+
+
+def _images_to_predict(prepared: Prepared, recipe: Recipe, foreign: bool) -> int:
+    """How many images the network is asked about after its last step: to measure, to score, to find foreign ones."""
+    splits = prepared.splits
+    train, held_out = len(splits.train), len(splits.validation) + len(splits.test)
+    measured = 0 if recipe.weights else min(train, max(1000, len(splits.validation)))
+    return measured + held_out + (min(train, MOST_KNOWN) + held_out if foreign else 0)
 
 
 @dataclass
@@ -211,8 +247,7 @@ class _Progress:
 
 
 def _diagnose(fitted: Fitted, scores: dict[str, Any]) -> Diagnosis:
-    best = next(row for row in fitted.curve if row.epoch == fitted.best_epoch)
-    figure = scores["balanced_accuracy"]
+    best, figure = fitted.kept, scores["balanced_accuracy"]
     return diagnose(
         [contents.curve_row(row) for row in fitted.curve],
         best_epoch=fitted.best_epoch,
@@ -229,6 +264,7 @@ def _check_labels(
     fitted: Fitted,
     recipe: Recipe,
     logits: tuple[NDArray[np.float32], NDArray[np.float32]],
+    foreign: bool,
     console: Console,
 ) -> Prepared:
     """Add what the network says of the images that it was not trained on, those of validation and then of test."""
@@ -238,15 +274,15 @@ def _check_labels(
     counts = np.bincount(index.labels[splits.train], minlength=len(index.classes))
     remedy = balance(counts, recipe.imbalance, recipe.minority_augment, 0.0)
     doubts = doubt(np.concatenate(logits) + natural_offsets(remedy, counts), held_out.labels)
-    known = prepared.part(splits.train).sample(MOST_KNOWN, recipe.seed)
-    distances = distances_to_known(
-        *(features_of(fitted.network, part, prepared.preprocessing) for part in (known, held_out))
-    )
-    found = (*suspicious_labels(doubts, held_out.labels, index.classes, paths), *outliers(distances, paths))
+    found = suspicious_labels(doubts, held_out.labels, index.classes, paths)
+    if foreign:
+        known = prepared.part(splits.train).sample(MOST_KNOWN, recipe.seed)
+        seen = [features_of(fitted.network, part, prepared.preprocessing) for part in (known, held_out)]
+        found += outliers(distances_to_known(*seen), paths)
     found = tuple(unless_kept(found, index))
     for finding in found:
         console.say(f"  {finding.sentence()}")
-    prepared = replace(prepared, findings=by_seriousness((*prepared.findings, *found)))
+    prepared = replace(prepared, findings=by_seriousness((*prepared.findings, *found)), foreign=foreign)
     _write_findings(run, prepared)
     return prepared
 
@@ -289,6 +325,7 @@ def _report(
     prepared: Prepared,
     selection: Selection,
     fitted: Fitted,
+    account: dict[str, Any] | None,
     diagnosis: Diagnosis,
     validation: dict[str, Any],
     test: dict[str, Any],
@@ -303,9 +340,9 @@ def _report(
         "classes": list(index.classes),
         "seed": recipe.seed,
         "device": recipe.device,
-        "data": contents.data_block(index, splits, prepared.findings, prepared.near),
-        "selection": contents.selection_block(recipe, selection.why, counts, validation, fitted),
-        "training": contents.training_block(fitted, recipe, watch.elapsed()),
+        "data": contents.data_block(index, splits, prepared.findings, prepared.near, foreign=prepared.foreign),
+        "selection": contents.selection_block(recipe, selection.why, counts, validation, fitted, account),
+        "training": {**contents.training_block(fitted, recipe, watch.elapsed()), "pretrained": account},
         "diagnosis": diagnosis.as_dict(),
         "validation": validation,
         "test": test,

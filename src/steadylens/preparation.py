@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,9 @@ from steadylens.data.images import Preprocessing
 from steadylens.data.sources import ImageIndex, Tally
 from steadylens.data.split import Splits, split
 from steadylens.data.store import Store, cache_folder, decode
-from steadylens.training.selection import choose_image_size
+from steadylens.training.backbones import BackboneChoice, choose_backbone
+from steadylens.training.framing import choose_fit
+from steadylens.training.selection import choose_device, choose_image_size
 
 
 @dataclass
@@ -44,14 +46,27 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Images ready to learn from."""
+    """Images ready to learn from.
+
+    Attributes:
+        store: their pixels.
+        near: which of them show the same photograph.
+        findings: what was found, the most serious first.
+        splits: which of them are for what.
+        preprocessing: how pixels become input.
+        backbone: the pretrained weights that they are prepared for, where there are any.
+        reasons: why they are prepared so.
+        foreign: whether images that are like no others have been looked for.
+    """
 
     store: Store
     near: NearDuplicates
     findings: tuple[Finding, ...]
     splits: Splits
     preprocessing: Preprocessing
-    size_reason: str
+    backbone: BackboneChoice
+    reasons: dict[str, str]
+    foreign: bool = False
 
     def part(self, rows: NDArray[np.int64]) -> LabelledPixels:
         """The images of one split."""
@@ -63,30 +78,67 @@ def prepare(
     config: Config,
     console: Console,
     watch: Stopwatch,
+    budget: float | None,
     earlier: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Read, decode, audit and split the images, and say what was found; `earlier` splits are kept (see `split`)."""
-    store, size_reason = decoded(read, config, console, watch)
+
+    def left() -> float | None:
+        return None if budget is None else budget - watch.elapsed()
+
+    index = indexed(read, console, watch)
+    with watch.stage("choose"), console.stage("Choosing"):
+        backbone = choose_backbone(config, index, choose_device(config.device)[0], seconds=left())
+        size, size_reason = choose_image_size(config, index.widths, index.heights)
+        reasons = {"image_size": size_reason, **backbone.why}
+    # Copies and odd images are looked for among squashed ones: the bars of padded ones are alike in all.
+    frame = backbone.frame("squash", size)
+    store = decoded(index, frame, console, watch)
     near, findings = audited(store, console, watch)
-    with watch.stage("split"), console.stage("Splitting"):
-        splits = split(store.index, config.seed, clusters=near.clusters, earlier=earlier)
+    splits = _split(store, near, config, console, watch, earlier)
+    train = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train])
+    with watch.stage("choose"):
+        fit, reasons["image_fit"] = choose_fit(config, backbone, store.index, train, frame, seconds=left())
+    if fit != frame.fit:
+        frame = replace(frame, fit=fit)
+        store = decoded(index, frame, console, watch)
+        if len(store.index) != len(near.clusters):  # files have gone meanwhile
+            near, findings = audited(store, console, watch)
+        splits = _split(store, near, config, console, watch, earlier)
+    if backbone.pretrained is None:
+        own = preprocessing_of(LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train]))
+        frame = replace(frame, mean=own.mean, std=own.std)
     fixed = [store.index.fixes.sentence()] if store.index.fixes is not None else []
     for text in (*fixed, *(f.sentence() for f in findings), *splits.notes):
         console.say(f"  {text}")
-    training = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train])
-    return Prepared(store, near, findings, splits, preprocessing_of(training), size_reason)
+    return Prepared(store, near, findings, splits, frame, backbone, reasons)
 
 
-def decoded(
-    read: Callable[[Tally], ImageIndex], config: Config, console: Console, watch: Stopwatch
-) -> tuple[Store, str]:
-    """Read and decode the images; the second value says why at that size."""
+def _split(
+    store: Store,
+    near: NearDuplicates,
+    config: Config,
+    console: Console,
+    watch: Stopwatch,
+    earlier: Mapping[str, str] | None,
+) -> Splits:
+    with watch.stage("split"), console.stage("Splitting"):
+        return split(store.index, config.seed, clusters=near.clusters, earlier=earlier)
+
+
+def indexed(read: Callable[[Tally], ImageIndex], console: Console, watch: Stopwatch) -> ImageIndex:
+    """Read the index, and show how far it is."""
     with watch.stage("read"), console.stage("Reading") as advance:
-        index = read(counting(advance))
-        image_size, size_reason = choose_image_size(config, index.widths, index.heights)
+        return read(counting(advance))
+
+
+def decoded(index: ImageIndex, frame: Preprocessing, console: Console, watch: Stopwatch) -> Store:
+    """Decode the images, or find them decoded."""
     with watch.stage("decode"), console.stage("Decoding") as advance:
-        store = decode(index, image_size, cache=cache_folder(), advance=counting(advance))
-    return store, size_reason
+        return decode(
+            index, frame.image_size, cache=cache_folder(), fit=frame.fit, interpolation=frame.interpolation,
+            advance=counting(advance),
+        )  # fmt: skip
 
 
 def audited(store: Store, console: Console, watch: Stopwatch) -> tuple[NearDuplicates, tuple[Finding, ...]]:

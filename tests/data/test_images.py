@@ -435,3 +435,34 @@ def test_damage_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
         content[rng.integers(0, len(content), 6)] = rng.integers(0, 256, 6)
         must_not_raise(content[: rng.integers(1, len(content) + 1)].tobytes())
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("width", "height"), [(60, 30), (30, 60), (40, 40), (400, 3)])
+def test_a_padded_image_keeps_its_shape_and_all_of_its_pixels(width: int, height: int) -> None:
+    pixels = np.full((height, width, 3), 40, np.uint8)
+    square = fit_array(pixels, 20, fit="pad")
+    assert square.shape == (20, 20, 3)
+    inside = (square == 40).all(2)
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    longer = max(width, height)
+    assert len(columns) == max(1, round(20 * width / longer))
+    assert len(rows) == max(1, round(20 * height / longer))
+    assert (square[~inside] == 255).all()
+    top, left = rows[0], columns[0]
+    assert abs((19 - rows[-1]) - top) <= 1, "in the middle"
+    assert abs((19 - columns[-1]) - left) <= 1, "in the middle"
+
+
+def test_files_and_arrays_are_padded_and_filtered_alike() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+    content = BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    found = set()
+    for fit in ("squash", "pad"):
+        for interpolation in ("bicubic", "bilinear"):
+            how = {"fit": fit, "interpolation": interpolation}
+            from_file = decode(content.getvalue(), 24, **how)
+            assert not isinstance(from_file, Refusal)
+            assert np.array_equal(from_file, fit_array(pixels, 24, **how))
+            found.add(from_file.tobytes())
+    assert len(found) == 4

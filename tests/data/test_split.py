@@ -279,6 +279,14 @@ def test_clusters_stay_together() -> None:
     assert sizes_of(index, splits)["test"] == {0: 12, 1: 12}
 
 
+def test_where_all_images_are_near_duplicates_splits_are_cut_all_the_same_and_it_is_said() -> None:
+    index = index_of(classes_of({0: 40, 1: 20}))
+    splits = split(index, 0, clusters=np.array([0] * 40 + [1] * 20))
+    assert sizes_of(index, splits) == sizes_of(index, split(index, 0))
+    assert "figures on them may be too good" in splits.notes[0]
+    assert not split(index, 0, clusters=np.arange(60)).notes
+
+
 def test_a_cluster_with_most_of_a_class_is_trained_on_and_said() -> None:
     index = index_of(classes_of({0: 50, 1: 50}))
     clusters = np.array([0] * 46 + list(range(1, 55)))

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,11 +151,11 @@ def test_a_crash_leaves_no_store_under_its_final_name(
 ) -> None:
     calls = []
 
-    def crash(content: bytes, image_size: int) -> np.ndarray | Refusal:
+    def crash(content: bytes, image_size: int, **how: Any) -> np.ndarray | Refusal:  # noqa: ANN401
         calls.append(1)
         if len(calls) > 20:
             raise KeyboardInterrupt
-        return decode_image(content, image_size)
+        return decode_image(content, image_size, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(images, "decode", crash)
@@ -301,10 +302,10 @@ def test_rows_of_refused_images_leave_no_gaps(
 def test_a_process_that_is_killed_is_said_and_leaves_nothing(
     index: ImageIndex, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(content: bytes, image_size: int) -> NDArray[np.uint8] | Refusal:
+    def killed(content: bytes, image_size: int, **how: str) -> NDArray[np.uint8] | Refusal:
         if content == last:
             os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory is short
-        return decode_image(content, image_size)
+        return decode_image(content, image_size, **how)
 
     last = Path(index.paths[-1]).read_bytes()
     monkeypatch.setattr(images, "decode", killed)
@@ -320,8 +321,31 @@ def test_a_process_that_is_killed_is_said_and_leaves_nothing(
 def test_a_bug_in_a_forked_process_is_a_bug(
     index: ImageIndex, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(images, "decode", lambda *_: 1 / 0)
+    monkeypatch.setattr(images, "decode", lambda *_, **__: 1 / 0)
     with pytest.raises(RuntimeError, match="failed while decoding"):
         decode(index, 8, cache=cache)
     assert "ZeroDivisionError" in capfd.readouterr().err
     assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(("fit", "interpolation"), [("pad", "bicubic"), ("squash", "bilinear")])
+def test_images_resized_in_another_way_are_another_store(
+    index: ImageIndex, cache: Path, fit: str, interpolation: str
+) -> None:
+    plain = decode(index, 9, cache=cache)
+    other, again = (decode(index, 9, cache=cache, fit=fit, interpolation=interpolation) for _ in range(2))
+    assert plain.folder != other.folder
+    assert not np.array_equal(plain.pixels, other.pixels)
+    assert again.folder == other.folder
+
+
+def test_features_are_pruned_as_stores_are(index: ImageIndex, cache: Path) -> None:
+    store = decode(index, 8, cache=cache)
+    features = cache / "features"
+    features.mkdir()
+    (features / "features.npy").write_bytes(b"0" * 1000)
+    other = cache / "something"
+    other.mkdir()
+    assert prune(cache, 10**9, keep=[store.folder]) == ()
+    assert prune(cache, 0, keep=[store.folder]) == (features,)
+    assert other.exists()

@@ -337,8 +337,9 @@ GIVEN: dict[str, tuple[str, Any]] = {
 }  # fmt: skip
 SET: dict[str, tuple[str, Any]] = {
     "batch_size": ("16", 16), "learning_rate": ("0.003", 0.003), "averaging": ("0.9", 0.9),
-    "precision": ("fp32", "fp32"), "flip": ("off", False),
+    "precision": ("fp32", "fp32"), "flip": ("off", False), "image_fit": ("pad", "pad"),
 }  # fmt: skip
+OF_WEIGHTS = {"weights", "weights_sha256", "arguments", "transfer"}  # which come with a pretrained backbone
 
 
 @pytest.fixture(scope="session")
@@ -359,7 +360,7 @@ def test_an_option_that_is_given_is_obeyed_and_said_to_be_given(everything_given
 
 
 def test_every_field_of_the_recipe_can_be_given(everything_given: Path) -> None:
-    assert read(everything_given / "recipe.json").keys() == {*GIVEN, *SET, "classes"}
+    assert read(everything_given / "recipe.json").keys() == {*GIVEN, *SET, *OF_WEIGHTS, "classes"}
 
 
 def test_flags_win_over_set_and_set_over_the_file(images_folder: Path, tmp_path: Path, invoke: Invoke) -> None:

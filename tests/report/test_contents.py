@@ -24,16 +24,17 @@ from steadylens.data.sources import ImageIndex, RefusedImage, read_index
 from steadylens.data.split import Splits
 from steadylens.report import contents
 from steadylens.training.imbalance import balance
-from steadylens.training.loop import Fitted
+from steadylens.training.loop import Epoch, Fitted
 
 RECIPE = Recipe(
     classes=("bolt", "nut"), network="cnn-s", depth=1, width=0.5, image_size=8, imbalance="none", minority_augment=0.0,
     augment="off", flip=True, l1=0.0, l2=0.05, dropout=0.0, label_smoothing=0.0, mixup=0.0, early_stopping=3, epochs=9,
     budget=60.0, batch_size=64, learning_rate=0.002, averaging=0.99, precision="fp32", seed=0, device="cpu",
 )  # fmt: skip
+ROW = Epoch(4, 1.0, 0.001, *[0.5] * 8)
 FITTED = Fitted(
-    network=nn.Identity(), preprocessing=Preprocessing(8, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)), curve=(), best_epoch=4,
-    epochs=7, stopped="early", seconds=12.5, images_per_second=321.0,
+    network=nn.Identity(), preprocessing=Preprocessing(8, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)), curve=(ROW,), best_epoch=4,
+    kept=ROW, epochs=7, stopped="early", seconds=12.5, images_per_second=321.0,
 )  # fmt: skip
 VALIDATION = {name: {"value": 0.5} for name in ("balanced_accuracy", "balanced_log_loss", "worst_class_recall")}
 COUNTS = np.array([90, 10])
@@ -53,7 +54,7 @@ def test_the_data_block_counts_what_there_is(make_images: Callable[..., Path]) -
     near = NearDuplicates(
         np.array([0, 1, 2, 2, 2, 3, 4, 5, 0, 6, 7, 8]), np.array([[2, 3], [3, 4]]), np.array([0.97, 0.98])
     )
-    block = contents.data_block(index, splits, audit(index, PIXELS, near), near)
+    block = contents.data_block(index, splits, audit(index, PIXELS, near), near, foreign=True)
     json.dumps(block, allow_nan=False)
     assert (block["images"], block["refused"], block["duplicates"], block["leakage"]) == (12, 1, 1, 0)
     assert block["per_class"] == {"bolt": 9, "nut": 3}
@@ -75,7 +76,10 @@ def test_the_data_block_counts_what_there_is(make_images: Callable[..., Path]) -
     assert block["near_duplicates"] == 2
     assert block["label_issues"] == 0
     doubtful = Finding("label", "Two look wrong.", "possible", "Look.", ("bolt/0.png", "nut/1.png"))
-    assert contents.data_block(index, splits, [doubtful], near)["label_issues"] == 2
+    short_of_time = contents.data_block(index, splits, [doubtful], near, foreign=False)
+    assert short_of_time["label_issues"] == 2
+    assert "no time to look for images that are like no others" in short_of_time["notes"][2]
+    assert "no time" not in block["notes"][2]
     assert block["fixes"] is None
 
 
@@ -86,7 +90,7 @@ def test_what_fixes_did_is_in_both_blocks(make_images: Callable[..., Path]) -> N
     splits = Splits(np.arange(12), np.arange(0), np.arange(0), ())
     near = find_near_duplicates(index, PIXELS)
     findings = audit(index, PIXELS, near)
-    assert contents.data_block(index, splits, findings, near)["fixes"] == told
+    assert contents.data_block(index, splits, findings, near, foreign=True)["fixes"] == told
     block = contents.audit_block(index, findings, Path("out"))
     json.dumps(block, allow_nan=False)
     assert (block["fixes"], block["images"], block["refused"], block["folder"]) == (told, 12, 1, "out")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from steadylens.config import Config, Recipe, parse
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
 from steadylens.errors import ResourceError
+from steadylens.models.pretrained import from_file
 from steadylens.training.selection import (
     FAMILY,
     FEWEST_EPOCHS,
@@ -29,6 +32,7 @@ from steadylens.training.selection import (
     select,
 )
 
+MakeWeights = Callable[..., Path]
 QUICK = {"precision": "fp32", "device": "cpu"}
 CLASSES = ("bolt", "nut", "washer")
 
@@ -160,7 +164,9 @@ GIVEN = {
 
 def test_what_is_given_is_obeyed_and_marked_so() -> None:
     result = selected(GIVEN, seconds=50.0)
-    assert {*GIVEN, "classes", "image_size"} == {field.name for field in fields(Recipe)}
+    of_weights = {"weights", "weights_sha256", "arguments", "transfer"}
+    decided_before = {"classes", "image_size", "image_fit"}
+    assert {*GIVEN, *decided_before, *of_weights} == {field.name for field in fields(Recipe)}
     for name, value in GIVEN.items():
         assert getattr(result.recipe, name) == (True if name == "flip" else value), name
         assert result.why[name] == "given", name
@@ -256,3 +262,66 @@ def test_the_seed_of_the_run_is_in_the_recipe_and_the_classes_in_order() -> None
     recipe = selected({"epochs": 3, "seed": 11, **QUICK}).recipe
     assert recipe.seed == 11
     assert recipe.classes == ("0", "1", "2")
+
+
+def adapted(
+    make_weights: MakeWeights, options: dict[str, Any], *, seconds: float | None = None, unseen: int = 40
+) -> Selection:
+    backbone = from_file(make_weights())
+    preprocessing = Preprocessing(12, backbone.mean, backbone.std, "pad")
+    train, validation = coloured((40, 20, 10)), coloured((unseen - 2, 1, 1), 1)
+    return select(
+        parse({**QUICK, **options}), CLASSES, train, validation, preprocessing, "its reason", seconds=seconds,
+        backbone=backbone, reasons={"network": "because", "image_fit": "measured"},
+    )  # fmt: skip
+
+
+def test_a_backbone_is_fine_tuned_by_rules_of_its_own(make_weights: MakeWeights) -> None:
+    result = adapted(make_weights, {"epochs": 3})
+    recipe = result.recipe
+    assert (recipe.network, recipe.transfer, recipe.depth, recipe.width) == (
+        "timm:test_efficientnet",
+        "fine-tune",
+        0,
+        1,
+    )
+    assert recipe.weights.endswith("backbone.safetensors")
+    assert len(recipe.weights_sha256) == 64
+    assert (recipe.arguments, recipe.image_fit) == ("{}", "pad")
+    assert (recipe.imbalance, recipe.minority_augment) == ("logit-adjust", 0.25)
+    assert "because; " in result.why["network"]
+    assert result.why["image_fit"] == "measured"
+    assert {field.name for field in fields(Recipe)} <= set(result.why)
+
+
+def test_what_is_given_is_obeyed_for_a_backbone_too(make_weights: MakeWeights) -> None:
+    given = {name: value for name, value in GIVEN.items() if name not in ("network", "depth", "width")}
+    result = adapted(make_weights, given, seconds=50.0)
+    for name, value in given.items():
+        assert getattr(result.recipe, name) == (True if name == "flip" else value), name
+        assert result.why[name] == "given", name
+
+
+@pytest.mark.parametrize(
+    ("options", "others", "reason"),
+    [
+        ({"epochs": 3, "transfer": "probe"}, {}, "given"),
+        ({"epochs": 3}, {"unseen": 10}, "10 validation images could not tell"),
+        ({}, {"seconds": 1e-3}, "the time suffices for 0.0 epochs"),
+    ],
+)
+def test_the_probe_is_enough_where_fine_tuning_is_not_worth_it(
+    make_weights: MakeWeights, options: dict[str, Any], others: dict[str, Any], reason: str
+) -> None:
+    result = adapted(make_weights, options, **others)
+    assert result.recipe.transfer == "probe"
+    assert reason in result.why["transfer"]
+
+
+def test_why_there_is_no_backbone_is_said() -> None:
+    train, validation = coloured(), coloured((5, 5, 5), 1)
+    preprocessing, reasons = Preprocessing(12, (0.4,) * 3, (0.25,) * 3), {"network": "none was at hand"}
+    config = parse({"epochs": 3, **QUICK})
+    result = select(config, CLASSES, train, validation, preprocessing, "", seconds=None, reasons=reasons)
+    assert result.why["network"].startswith("none was at hand. From scratch: the smallest of the family")
+    assert result.recipe.transfer == "none"

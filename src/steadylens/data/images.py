@@ -38,8 +38,9 @@ _FAMILY_NAMES = {"HEIF": "HEIC", "AVIF": "AVIF"}  # as people call them
 # The limit at which Pillow itself refuses to open an image: twice 1 GiB / 4 bytes / 3 channels.
 PIXEL_CEILING = 178_956_970
 BACKGROUND = (255, 255, 255)
-# Pillow's bicubic, antialiased when it shrinks; the one filter for every image, file or array.
-RESIZE_FILTER = Image.Resampling.BICUBIC
+# Pillow's filters, antialiased when they shrink; bicubic unless pretrained weights saw their images by another.
+RESIZE_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+FITS = ("squash", "pad")
 
 _ROWS_AT_ONCE = 256
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -87,8 +88,9 @@ class Preprocessing:
     """Everything that turns bytes into the network's input; it travels into the artifact.
 
     `mean` and `std` are per channel, of pixels / 255. `fit` "squash" resizes the whole image to
-    image_size x image_size: the aspect ratio is not kept and nothing is cropped. `background` is
-    the colour that shows through transparency.
+    image_size x image_size: the aspect ratio is not kept and nothing is cropped. "pad" keeps the
+    ratio and fills the square with the background on both sides. `background` is also the colour
+    that shows through transparency; `interpolation` is one of `RESIZE_FILTERS`.
     """
 
     image_size: int
@@ -96,6 +98,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     fit: str = "squash"
     background: tuple[int, int, int] = BACKGROUND
+    interpolation: str = "bicubic"
 
 
 def read_header(content: bytes) -> Header | Refusal:
@@ -114,12 +117,14 @@ def read_header(content: bytes) -> Header | Refusal:
         return _damage(error)
 
 
-def decode(content: bytes, image_size: int) -> NDArray[np.uint8] | Refusal:
+def decode(
+    content: bytes, image_size: int, *, fit: str = "squash", interpolation: str = "bicubic"
+) -> NDArray[np.uint8] | Refusal:
     """Decode an image file into RGB pixels of shape (image_size, image_size, 3); never raises on any bytes.
 
-    All formats give the first frame, and colour profiles are not applied. A JPEG is decoded at 1/2, 1/4
-    or 1/8 of its size where that is still at least twice `image_size` on both sides. 16-bit grey is
-    scaled to 8 bits.
+    `fit` and `interpolation` are those of `Preprocessing`. All formats give the first frame, and
+    colour profiles are not applied. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that is
+    still at least twice `image_size` on both sides. 16-bit grey is scaled to 8 bits.
     """
     try:
         with warnings_silenced():
@@ -132,19 +137,31 @@ def decode(content: bytes, image_size: int) -> NDArray[np.uint8] | Refusal:
             image.load()
             turn = _UPRIGHT.get(_orientation(image))
             flat = _flatten(image if turn is None else image.transpose(turn), content)
-            return flat if isinstance(flat, Refusal) else _resize(flat, image_size)
+            return flat if isinstance(flat, Refusal) else _resize(flat, image_size, fit, interpolation)
     except Exception as error:  # hostile bytes raise anything: see `_damage`
         return _damage(error)
 
 
-def fit_array(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
+def fit_array(
+    image: NDArray[np.uint8], image_size: int, *, fit: str = "squash", interpolation: str = "bicubic"
+) -> NDArray[np.uint8]:
     """Resize pixels (height, width, 3) or (height, width) to (image_size, image_size, 3), as `decode` does."""
-    return _resize(Image.fromarray(image).convert("RGB"), image_size)
+    return _resize(Image.fromarray(image).convert("RGB"), image_size, fit, interpolation)
 
 
-def _resize(image: Image.Image, image_size: int) -> NDArray[np.uint8]:
-    size = (image_size, image_size)
-    return np.asarray(image if image.size == size else image.resize(size, RESIZE_FILTER, reducing_gap=None))
+def _resize(image: Image.Image, image_size: int, fit: str, interpolation: str) -> NDArray[np.uint8]:
+    longer, square = max(image.size), (image_size, image_size)
+    size = square
+    if fit == "pad":
+        width, height = (max(1, round(side * image_size / longer)) for side in image.size)
+        size = (width, height)
+    if image.size != size:
+        image = image.resize(size, RESIZE_FILTERS[interpolation], reducing_gap=None)
+    if size != square:
+        padded = Image.new("RGB", square, BACKGROUND)
+        padded.paste(image, ((image_size - size[0]) // 2, (image_size - size[1]) // 2))
+        image = padded
+    return np.asarray(image)
 
 
 def _open(content: bytes) -> ImageFile.ImageFile | Refusal:

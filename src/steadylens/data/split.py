@@ -31,6 +31,11 @@ from steadylens.errors import ConfigError, DataError
 # A small class gives up to this many images to a split, but no more than one in five: recall on one or two
 # images says next to nothing, and training needs the rest.
 _ENOUGH, _ONE_IN = 5, 5
+_ALL_ALIKE = (
+    "So many images hardly differ that no class could be split without tearing near-duplicates apart. The splits cut "
+    "here therefore keep only equal files and groups together, and figures on them may be too good. Give splits, or a "
+    "group column, that tell what is really another object."
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ def split(
     Args:
         index: the images.
         seed: of the order within each class.
-        clusters: (n,) numbers; images with the same one stay together. None where only copies and groups do.
+        clusters: (n,) numbers; images with the same one stay together, unless nothing could be cut then, which a note
+            says. None where only copies and groups stay together.
         earlier: splits by SHA-256, from `read_splits`.
         validation_share: of each class, where the source gives no validation split.
         test_share: of each class, where the source gives no test split.
@@ -91,6 +97,11 @@ def split(
     final[pool] = np.where(known[pool] == "", unit_split[unit_of], known[pool])
     train, validation, test = (np.flatnonzero(final == name) for name in ("train", "validation", "test"))
     splits = Splits(train, validation, test, ())
+    if clusters is not None and 0 in (len(validation), len(test)):
+        apart = split(
+            index, seed, earlier=earlier, validation_share=validation_share, test_share=test_share
+        )  # fmt: skip
+        return replace(apart, notes=(_ALL_ALIKE, *apart.notes))
     _require_usable(index, splits)
     notes = (*conflicts, *tied, *_large_units(index, pool, unit_of), *_shortages(index, splits))
     return replace(splits, notes=notes)

@@ -14,7 +14,7 @@ import os
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,6 +39,7 @@ _ADVANCE_EVERY = 64  # images between two reports of progress
 # From so many images on, forked processes gain more than they cost: some hundredths of a second to start.
 _MANY_IMAGES = 1024
 _ROWS_AT_ONCE = 256  # when rows are moved
+FEATURES = "features.npy"  # in a folder of its own in the cache: what a backbone said of some pixels
 _UNFINISHED = ".unfinished-"
 _UNFINISHED_LIFE_S = 24 * 3600.0  # a store that is still unfinished after a day was left behind by a crash
 
@@ -64,9 +65,13 @@ def decode(
     image_size: int,
     *,
     cache: Path | None,
+    fit: str = "squash",
+    interpolation: str = "bicubic",
     advance: Callable[[int, int], None] | None = None,
 ) -> Store:
     """Decode every image of the index at image_size x image_size, or find them decoded in `cache`.
+
+    `fit` and `interpolation` are those of `images.Preprocessing`.
 
     Files are read again; one whose content is not what was indexed is refused, as is one that
     cannot be decoded. `advance` is called with how many images are done and how many there are.
@@ -76,20 +81,21 @@ def decode(
         DataError: fewer than two classes have images that can be decoded.
         ResourceError: the pixels do not fit on the disk, or cannot be written.
     """
+    how = {"fit": fit, "interpolation": interpolation}
     if cache is None:
         folder = files.temporary_folder("steadylens-")
         try:
-            return _removed_with_it(_build(index, image_size, folder, advance)[0])
+            return _removed_with_it(_build(index, image_size, how, folder, advance)[0])
         except BaseException:
             files.remove(folder)
             raise
-    folder = cache / _key(index, image_size)
+    folder = cache / _key(index, image_size, how)
     store_found = _cached(index, image_size, folder)
     if store_found is not None:
         if advance is not None:
             advance(len(index), len(index))
         return store_found
-    return _build_in_cache(index, image_size, folder, advance)
+    return _build_in_cache(index, image_size, how, folder, advance)
 
 
 def cache_folder() -> Path:
@@ -103,12 +109,13 @@ def cache_folder() -> Path:
 def prune(cache: Path, ceiling_bytes: int, *, keep: Collection[Path] = ()) -> tuple[Path, ...]:
     """Remove the least recently used stores until all together take at most `ceiling_bytes`; return what went.
 
-    Folders in `keep` (a store's `folder`) are never removed. What a crash left unfinished goes as
-    well, a day later. Nothing but stores is touched.
+    Features, which stand for stores that were looked at by a backbone, count as stores. Folders in
+    `keep` (a store's `folder`) are never removed. What a crash left unfinished goes as well, a day
+    later. Nothing else is touched.
     """
     if not cache.is_dir():
         return ()
-    stores = [path for path in cache.iterdir() if (path / "rows.json").is_file() and not _is_unfinished(path)]
+    stores = [path for path in cache.iterdir() if _is_store(path) and not _is_unfinished(path)]
     oldest_first = sorted(stores, key=lambda path: path.stat().st_mtime)
     sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in stores}
     removed = [path for path in cache.iterdir() if _is_unfinished(path) and _age_s(path) > _UNFINISHED_LIFE_S]
@@ -122,20 +129,24 @@ def prune(cache: Path, ceiling_bytes: int, *, keep: Collection[Path] = ()) -> tu
     return tuple(removed)
 
 
-def _key(index: ImageIndex, image_size: int) -> str:
-    """Names a store after all that determines its pixels: the decoder, the size, and the contents in order."""
-    what = json.dumps([_DECODER, index.arrays is None, image_size, index.sha256])
+def _key(index: ImageIndex, image_size: int, how: Mapping[str, str]) -> str:
+    """Names a store after all that determines its pixels: the decoder, the resize, and the contents in order."""
+    what = json.dumps([_DECODER, index.arrays is None, image_size, how, index.sha256])
     return hashlib.sha256(what.encode()).hexdigest()
 
 
 def _build_in_cache(
-    index: ImageIndex, image_size: int, folder: Path, advance: Callable[[int, int], None] | None
+    index: ImageIndex,
+    image_size: int,
+    how: Mapping[str, str],
+    folder: Path,
+    advance: Callable[[int, int], None] | None,
 ) -> Store:
     """Build under another name, then rename; where another process was first, its store stays, and ours is as good."""
     unfinished = folder.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
     files.make_folder(unfinished)
     try:
-        store, lasting = _build(index, image_size, unfinished, advance)
+        store, lasting = _build(index, image_size, how, unfinished, advance)
         if lasting:
             _rename_unless_there(unfinished, folder)
     except BaseException:
@@ -161,7 +172,11 @@ def _removed_with_it(store: Store) -> Store:
 
 
 def _build(
-    index: ImageIndex, image_size: int, folder: Path, advance: Callable[[int, int], None] | None
+    index: ImageIndex,
+    image_size: int,
+    how: Mapping[str, str],
+    folder: Path,
+    advance: Callable[[int, int], None] | None,
 ) -> tuple[Store, bool]:
     """Decode into `folder`; the rows of refused images, at the end of the array, stay unused.
 
@@ -175,7 +190,7 @@ def _build(
     refused: dict[int, str] = {}
     lasting = True
     with images.warnings_silenced():
-        for row, (reason, as_indexed) in enumerate(_decode_all(index, image_size, pixels)):
+        for row, (reason, as_indexed) in enumerate(_decode_all(index, image_size, how, pixels)):
             lasting &= as_indexed
             if reason:
                 refused[row] = reason
@@ -189,9 +204,11 @@ def _build(
     return Store(_mapped(folder, shape, filled), left, image_size, time.perf_counter() - started, folder), lasting
 
 
-def _decode_all(index: ImageIndex, image_size: int, pixels: NDArray[np.uint8]) -> Iterable[tuple[str, bool]]:
+def _decode_all(
+    index: ImageIndex, image_size: int, how: Mapping[str, str], pixels: NDArray[np.uint8]
+) -> Iterable[tuple[str, bool]]:
     """Decode every image into its row of `pixels`, and yield what `_decode_row` says of each, in order."""
-    function = partial(_decode_row, index, image_size, pixels)
+    function = partial(_decode_row, index, image_size, how, pixels)
     processes = forks.processors()
     if index.arrays is None and processes > 1 and len(index) >= _MANY_IMAGES:
         # Of a small image, most of the time goes into Python code, of which only one thread runs at a time.
@@ -199,17 +216,19 @@ def _decode_all(index: ImageIndex, image_size: int, pixels: NDArray[np.uint8]) -
     return in_threads(function, range(len(index)))
 
 
-def _decode_row(index: ImageIndex, image_size: int, pixels: NDArray[np.uint8], row: int) -> tuple[str, bool]:
+def _decode_row(
+    index: ImageIndex, image_size: int, how: Mapping[str, str], pixels: NDArray[np.uint8], row: int
+) -> tuple[str, bool]:
     """Why an image is refused ("" if it is not), and whether its content was read and is the one that was indexed."""
     if index.arrays is not None:
-        pixels[row] = images.fit_array(index.arrays[row], image_size)
+        pixels[row] = images.fit_array(index.arrays[row], image_size, **how)
         return "", True
     content = index.read(index.paths[row])
     if isinstance(content, Refusal):
         return content.reason, False
     if files.sha256(content) != index.sha256[row]:
         return "changed while being read", False
-    image = images.decode(content, image_size)
+    image = images.decode(content, image_size, **how)
     if isinstance(image, Refusal):
         return image.reason, True
     pixels[row] = image
@@ -252,6 +271,10 @@ def _mapped(folder: Path, shape: tuple[int, ...], filled: int) -> NDArray[np.uin
     if pixels.shape != shape or pixels.dtype != np.uint8 or not 0 <= filled <= len(pixels):
         raise ValueError(f"{folder} holds {pixels.dtype} of shape {pixels.shape} instead of {shape}")
     return np.asarray(pixels)[:filled]
+
+
+def _is_store(path: Path) -> bool:
+    return (path / "rows.json").is_file() or (path / FEATURES).is_file()
 
 
 def _is_unfinished(path: Path) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import steadylens
 from steadylens import files
-from steadylens.data.images import Preprocessing
+from steadylens.data.images import BACKGROUND, FITS, RESIZE_FILTERS, Preprocessing
 from steadylens.errors import ArtifactError, ConfigError
 from steadylens.models import NetworkSpec, build
 
@@ -269,11 +269,12 @@ def _check_classes(folder: Path, classes: Sequence[str], spec: NetworkSpec) -> N
 
 def _check_preprocessing(folder: Path, preprocessing: Preprocessing, decoder_version: object) -> None:
     """This version's decoder gives the pixels that the network was trained on."""
-    done_here = Preprocessing(preprocessing.image_size, preprocessing.mean, preprocessing.std)
-    if preprocessing != done_here or decoder_version != DECODER_VERSION:
+    known = preprocessing.fit in FITS and preprocessing.interpolation in RESIZE_FILTERS
+    if not known or preprocessing.background != BACKGROUND or decoder_version != DECODER_VERSION:
         raise ArtifactError(
             f"The model in {folder} wants images prepared in another way (decoder version {decoder_version}, "
-            f"fit '{preprocessing.fit}', background {preprocessing.background}) than this steadylens "
+            f"fit '{preprocessing.fit}', interpolation '{preprocessing.interpolation}', background "
+            f"{preprocessing.background}) than this steadylens "
             f"({steadylens.__version__}, decoder version {DECODER_VERSION}) prepares them. "
             "Install the steadylens with which it was made, or train again."
         )

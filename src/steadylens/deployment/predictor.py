@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steadylens.data.images import Refusal, decode, fit_array
+from steadylens.data.images import Preprocessing, Refusal, decode, fit_array
 from steadylens.data.reading import read_content
 from steadylens.deployment import artifact as artifacts
 from steadylens.deployment.artifact import Artifact
@@ -30,6 +30,12 @@ BATCH = 256  # images that a stream holds at a time, the batch size of `logits_o
 LOGIT_TOLERANCE = 1e-4
 
 _Path = TypeVar("_Path", str, Path)
+
+
+class _Resize(TypedDict):
+    image_size: int
+    fit: str
+    interpolation: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Predictor:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        self._image_size = artifact.preprocessing.image_size
+        self._decode = partial(decode, **_resize(artifact.preprocessing))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -60,7 +66,7 @@ class Predictor:
 
     def predict_bytes(self, contents: Sequence[bytes]) -> list[Prediction | Refusal]:
         """One answer for each image file's content, in the same order."""
-        return self._answer([decode(content, self._image_size) for content in contents])
+        return self._answer([self._decode(content) for content in contents])
 
     def predict_files(
         self, paths: Iterable[_Path], *, batch: int = BATCH, read: Callable[[str], bytes | Refusal] = read_content
@@ -73,10 +79,10 @@ class Predictor:
         remaining = iter(paths)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             chunk = list(islice(remaining, batch))
-            decoding = pool.map(partial(self._decode, read), chunk)
+            decoding = pool.map(partial(self._read, read), chunk)
             while chunk:
                 following = list(islice(remaining, batch))
-                images, decoding = list(decoding), pool.map(partial(self._decode, read), following)
+                images, decoding = list(decoding), pool.map(partial(self._read, read), following)
                 yield from zip(chunk, self._answer(images), strict=True)
                 chunk = following
 
@@ -103,11 +109,12 @@ class Predictor:
         return np.concatenate([np.zeros((0, len(self.classes))), *chunks])
 
     def _fit(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return np.stack([fit_array(image, self._image_size) for image in images])
+        resize = _resize(self.artifact.preprocessing)
+        return np.stack([fit_array(image, **resize) for image in images])
 
-    def _decode(self, read: Callable[[str], bytes | Refusal], path: str | Path) -> NDArray[np.uint8] | Refusal:
+    def _read(self, read: Callable[[str], bytes | Refusal], path: str | Path) -> NDArray[np.uint8] | Refusal:
         content = read(str(path))
-        return content if isinstance(content, Refusal) else decode(content, self._image_size)
+        return content if isinstance(content, Refusal) else self._decode(content)
 
     def _answer(self, images: Sequence[NDArray[np.uint8] | Refusal]) -> list[Prediction | Refusal]:
         decoded = [image for image in images if not isinstance(image, Refusal)]
@@ -118,6 +125,15 @@ class Predictor:
         label = int(row.argmax())
         by_name = {name: float(value) for name, value in zip(self.classes, row, strict=True)}
         return Prediction(label, self.classes[label], float(row[label]), by_name)
+
+
+def _resize(preprocessing: Preprocessing) -> _Resize:
+    """What of the preprocessing the decoder does."""
+    return {
+        "image_size": preprocessing.image_size,
+        "fit": preprocessing.fit,
+        "interpolation": preprocessing.interpolation,
+    }
 
 
 def load(path: Path | str) -> Predictor:
@@ -148,7 +164,7 @@ def verify(artifact_folder: Path, samples: Sequence[tuple[bytes, NDArray[np.floa
     if not samples:
         raise ValueError("verify needs at least one sample")
     artifact = artifacts.load(artifact_folder)
-    images = [decode(content, artifact.preprocessing.image_size) for content, _ in samples]
+    images = [decode(content, **_resize(artifact.preprocessing)) for content, _ in samples]
     refused = [image.reason for image in images if isinstance(image, Refusal)]
     if refused:
         raise ArtifactError(f"{artifact_folder} refuses an image on which it was trained: {refused[0]}. Train again.")

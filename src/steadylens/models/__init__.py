@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
-from steadylens.config import Recipe
+from steadylens.config import TIMM, Recipe
 from steadylens.errors import ConfigError
-from steadylens.models import cnn
+from steadylens.models import cnn, pretrained
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +18,13 @@ class NetworkSpec:
     """All that is needed to build a network again, its weights apart.
 
     Attributes:
-        name: one of `NETWORKS`.
+        name: one of `NETWORKS`, or "timm:NAME".
         classes: the number of logits.
         image_size: height and width of the input, in pixels.
         depth: convolutions in `keras-blog`; convolutions after the first in each stage of the cnn family.
         width: multiplies the number of neurons of every hidden layer; 1.0 is the network as published.
         dropout: probability with which a feature before the last layer is dropped in training.
+        arguments: with which timm builds the backbone; empty for `NETWORKS`.
     """
 
     name: str
@@ -31,6 +33,7 @@ class NetworkSpec:
     depth: int
     width: float
     dropout: float
+    arguments: dict[str, pretrained.Argument] = field(default_factory=dict)
 
 
 NETWORKS: dict[str, Callable[[NetworkSpec], nn.Module]] = {
@@ -45,16 +48,24 @@ DEFAULT_DEPTH = {"keras-blog": 3, "cnn-s": 1, "cnn-m": 1, "cnn-l": 1}
 def spec_of(recipe: Recipe) -> NetworkSpec:
     """The network that a recipe asks for."""
     return NetworkSpec(
-        recipe.network, len(recipe.classes), recipe.image_size, recipe.depth, recipe.width, recipe.dropout
+        recipe.network,
+        len(recipe.classes),
+        recipe.image_size,
+        recipe.depth,
+        recipe.width,
+        recipe.dropout,
+        json.loads(recipe.arguments),
     )
 
 
 def build(spec: NetworkSpec) -> nn.Module:
-    """Build the network with fresh weights drawn from torch's global generator.
+    """Build the network with fresh weights drawn from torch's global generator; nothing is fetched.
 
     Raises:
-        ConfigError: no network has this name.
+        ConfigError: no network has this name, or timm does not build it with these arguments.
     """
+    if spec.name.startswith(TIMM):
+        return pretrained.Backbone(spec.name.removeprefix(TIMM), spec.classes, spec.dropout, spec.arguments)
     if spec.name not in NETWORKS:
-        raise ConfigError(f"There is no network '{spec.name}'. Choose one of: {', '.join(NETWORKS)}.")
+        raise ConfigError(f"There is no network '{spec.name}'. Choose one of: {', '.join(NETWORKS)}, {TIMM}NAME.")
     return NETWORKS[spec.name](spec)

@@ -29,11 +29,13 @@ from steadylens.training.imbalance import balance
 from steadylens.training.loop import Epoch, Fitted
 
 SCHEMA = 1
-_LIBRARIES = ("torch", "numpy", "scikit-learn", "scipy", "pillow", "safetensors", "pyarrow")
+_LIBRARIES = ("torch", "timm", "numpy", "scikit-learn", "scipy", "pillow", "safetensors", "pyarrow")
 
 
-def data_block(index: ImageIndex, splits: Splits, findings: Sequence[Finding], near: NearDuplicates) -> dict[str, Any]:
-    """What images there were, how they were split and what the audit found."""
+def data_block(
+    index: ImageIndex, splits: Splits, findings: Sequence[Finding], near: NearDuplicates, *, foreign: bool
+) -> dict[str, Any]:
+    """What images there were, how they were split and what was found; `foreign`: also those that are like no others."""
     counts = np.bincount(index.labels, minlength=len(index.classes))
     return {
         "images": len(index),
@@ -47,7 +49,7 @@ def data_block(index: ImageIndex, splits: Splits, findings: Sequence[Finding], n
         "refusals": _refusals(index),
         "fixes": _fixes(index),
         "findings": [asdict(f) for f in findings],
-        "notes": [*index.notes, *splits.notes, _checked(splits)],
+        "notes": [*index.notes, *splits.notes, _checked(splits, foreign)],
         "splits": {
             name: _by_class(index.classes, np.bincount(index.labels[rows], minlength=len(index.classes)))
             for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test))
@@ -73,11 +75,13 @@ def audit_block(index: ImageIndex, findings: Sequence[Finding], folder: Path) ->
     }
 
 
-def _checked(splits: Splits) -> str:
+def _checked(splits: Splits, foreign: bool) -> str:
     held_out = len(splits.validation) + len(splits.test)
+    also = ", and whether the images are like the others," if foreign else ""
+    left_out = "" if foreign else " There was no time to look for images that are like no others."
     return (
-        f"Labels, and whether images are like the others, were checked on the {held_out:,} images of validation and "
-        "test, on which the network was not trained. `steadylens audit DATA --labels` checks all images."
+        f"The labels{also} were checked on the {held_out:,} images of validation and test, on which the network was "
+        f"not trained.{left_out} `steadylens audit DATA --labels` checks all images."
     )
 
 
@@ -87,8 +91,12 @@ def selection_block(
     train_counts: NDArray[np.int64],
     validation: Mapping[str, Any],
     fitted: Fitted,
+    account: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The recipe, why it is so, the one trial that there was, and what minority augmentation came to."""
+    """The recipe, why it is so, the trials that there were, and what minority augmentation came to.
+
+    `account` is that of a pretrained backbone, whose probe is a trial of its own where it was fine-tuned as well.
+    """
     trial = {
         "recipe": recipe_block(recipe),
         "validation": {
@@ -97,8 +105,13 @@ def selection_block(
         "seconds": fitted.seconds,
         "stopped_at": fitted.epochs,
     }
+    trials = [trial]
+    if account is not None and account["fine_tuned"] is not None:
+        figures = dict(account["probe"])
+        probe = {**recipe_block(recipe), "transfer": "probe"}
+        trials.append({"recipe": probe, "seconds": figures.pop("seconds"), "validation": figures, "stopped_at": 0})
     return {
-        "trials": [trial],
+        "trials": trials,
         "chosen": recipe_block(recipe),
         "why": dict(why),
         "minority": _minority(recipe, train_counts, fitted.epochs),

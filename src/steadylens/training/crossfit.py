@@ -153,7 +153,7 @@ def _train(
     on_step: Callable[[Step], None],
 ) -> Training:
     torch.manual_seed(recipe.seed)
-    training = begin(build(spec_of(recipe)), known, recipe, preprocessing, on_step)
+    training = begin(build(spec_of(recipe)), known, recipe, preprocessing, None, on_step)
     clock, stopped = Clock(seconds, recipe.epochs), ""
     while not stopped:
         _, stopped = train_epoch(training, clock)

@@ -21,7 +21,7 @@ from steadylens.models.inference import logits_of
 from steadylens.training.clock import Clock
 from steadylens.training.early_stopping import BestWeights, tempered_log_loss
 from steadylens.training.imbalance import Balance, as_tensor, balance, loss_of
-from steadylens.training.optimizers import adamw, rate_at, step
+from steadylens.training.optimizers import Rates, adamw, rate_at, step
 from steadylens.training.regularize import WeightAverage, mix, regularized, shrink
 
 
@@ -51,6 +51,7 @@ class Fitted:
         preprocessing: with which it was trained.
         curve: one entry for each measured epoch.
         best_epoch: whose weights it holds.
+        kept: the figures of the weights that it holds.
         epochs: how many were begun.
         stopped: "budget", "early" or "epochs".
         seconds: of wall time.
@@ -61,6 +62,7 @@ class Fitted:
     preprocessing: Preprocessing
     curve: tuple[Epoch, ...]
     best_epoch: int
+    kept: Epoch
     epochs: int
     stopped: str
     seconds: float
@@ -101,26 +103,30 @@ def fit(
     preprocessing: Preprocessing,
     *,
     seconds: float | None = None,
+    rates: Rates | None = None,
+    seen: int = 1000,
     on_step: Callable[[Step], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Fitted:
     """Train a network by a recipe, until its epochs, the given seconds or the patience run out.
 
     Args:
-        network: with fresh weights; it is trained in place.
+        network: trained in place, but for what is frozen in it.
         train: images to learn from.
         validation: images to choose the best epoch by.
         recipe: what to do.
         preprocessing: how pixels become input.
         seconds: of wall time for everything done here; None where the recipe's epochs alone decide.
+        rates: factors of the learning rate, where it is not the same for all parameters.
+        seen: training images that each measurement looks at, or as many as there are validation images.
         on_step: told after each step.
         on_epoch: told after each measured epoch.
 
     Raises:
         ConfigError: the loss is no longer a number.
     """
-    training = begin(network, train, recipe, preprocessing, on_step)
-    sample = train.sample(max(1000, len(validation)), recipe.seed)
+    training = begin(network, train, recipe, preprocessing, rates, on_step)
+    sample = train.sample(max(seen, len(validation)), recipe.seed)
     best = BestWeights(recipe.early_stopping)
     clock = Clock(seconds, recipe.epochs)
     curve: list[Epoch] = []
@@ -143,6 +149,7 @@ def fit(
         preprocessing=preprocessing,
         curve=tuple(curve),
         best_epoch=best.epoch,
+        kept=next(row for row in curve if row.epoch == best.epoch),
         epochs=clock.epoch,
         stopped=stopped,
         seconds=clock.elapsed(),
@@ -186,6 +193,7 @@ def begin(
     train: LabelledPixels,
     recipe: Recipe,
     preprocessing: Preprocessing,
+    rates: Rates | None,
     on_step: Callable[[Step], None],
 ) -> Training:
     """What a training by a recipe needs; the network moves to the recipe's device."""
@@ -201,7 +209,7 @@ def begin(
         preprocessing=preprocessing,
         remedy=balance(counts, recipe.imbalance, recipe.minority_augment, strength),
         policy=policy_of(recipe.augment, flip=recipe.flip, minority_only=minority),
-        optimizer=adamw(network, recipe.learning_rate, recipe.l2),
+        optimizer=adamw(network, recipe.learning_rate, recipe.l2, rates),
         average=WeightAverage(network, recipe.averaging),
         device=device,
         on_step=on_step,

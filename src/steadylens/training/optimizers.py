@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from steadylens.training.regularize import regularized
 
+# Parameters, and the factor of the learning rate at which they are trained.
+Rates = Sequence[tuple[list[nn.Parameter], float]]
 
-def adamw(network: nn.Module, learning_rate: float, l2: float) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019): L2 as decay decoupled from the adaptive step, on weights only."""
-    decayed = regularized(network)
-    ids = {id(p) for p in decayed}
-    others = [p for p in network.parameters() if id(p) not in ids]
-    groups = [{"params": decayed, "weight_decay": l2}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), fused=True)
+
+def adamw(network: nn.Module, learning_rate: float, l2: float, rates: Rates | None = None) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019): L2 as decay decoupled from the adaptive step, on weights only.
+
+    Args:
+        network: whose parameters are trained, where they are not frozen.
+        learning_rate: at the peak of the schedule.
+        l2: the decay, times the learning rate.
+        rates: where not all parameters are trained at the same rate, all of them with the factor of each.
+    """
+    decayed = {id(p) for p in regularized(network)}
+    groups: list[dict[str, Any]] = []
+    for parameters, rate in rates or [(list(network.parameters()), 1.0)]:
+        trained = [p for p in parameters if p.requires_grad]
+        groups.append({"params": [p for p in trained if id(p) in decayed], "weight_decay": l2, "rate": rate})
+        groups.append({"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0, "rate": rate})
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, 0.99), fused=True)
 
 
 def rate_at(progress: float, warm_up: float = 0.15) -> float:
@@ -32,7 +46,7 @@ def rate_at(progress: float, warm_up: float = 0.15) -> float:
 
 
 def step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Take one step at the given learning rate."""
+    """Take one step at the given learning rate, times the factor of each group."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["rate"]
     optimizer.step()

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 
 def regularized(network: nn.Module) -> list[nn.Parameter]:
-    """The parameters that L1 and L2 act on: weights of convolutions and dense layers, never biases or norms."""
-    return [p for p in network.parameters() if p.ndim > 1]
+    """The parameters that L1 and L2 act on: weights of convolutions and dense layers, never biases, norms or frozen."""
+    return [p for p in network.parameters() if p.ndim > 1 and p.requires_grad]
 
 
 @torch.no_grad()

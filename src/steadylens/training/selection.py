@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -14,20 +15,25 @@ import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
-from steadylens.config import Config, Recipe
+from steadylens.config import TIMM, Config, Recipe
 from steadylens.data.batches import LabelledPixels, to_input
 from steadylens.data.images import Preprocessing
 from steadylens.errors import ResourceError
 from steadylens.metrics import balanced_accuracy
 from steadylens.models import DEFAULT_DEPTH, NetworkSpec, build
+from steadylens.models.inference import suitable_batch
+from steadylens.models.pretrained import Pretrained
+from steadylens.training.finetune import FEWEST_TO_JUDGE
 
 FAMILY = ("cnn-s", "cnn-m", "cnn-l")
 # A larger network is taken only where the budget allows it so many passes and so many steps: below, the smaller one had
 # the better validation figures in short trials on long-tailed CIFAR-10.
 FEWEST_EPOCHS = 16
 FEWEST_STEPS = 2500
+FEWEST_EPOCHS_TUNED = 0.75  # of fine-tuning: in less, the schedule is over before anything has moved
 DEFAULT_BUDGET_S = 600.0
-_BATCH = 64
+_BATCH, _BATCH_TUNED = 64, 32
+_AS_WEIGHTS = {True: "belongs to the pretrained weights", False: "trained from scratch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ def select(
     size_reason: str,
     *,
     seconds: float | None,
+    backbone: Pretrained | None = None,
+    reasons: Mapping[str, str] | None = None,
 ) -> Selection:
     """Resolve a Config for some images.
 
@@ -88,18 +96,26 @@ def select(
         preprocessing: whose size is that of the recipe.
         size_reason: why that size.
         seconds: left of the budget for training; None where epochs alone decide.
+        backbone: pretrained weights, where there are any; the size and the normalisation of `preprocessing` are theirs.
+        reasons: why there are or are not, as "network", and for "image_fit".
     """
     device, device_reason = choose_device(config.device)
     values: dict[str, Any] = {"classes": classes, "image_size": preprocessing.image_size, "device": device}
     why = {"classes": "found in the data", "image_size": size_reason, "device": device_reason}
+    values |= {"image_fit": preprocessing.fit, **_about_weights(backbone)}
+    why |= dict.fromkeys(("weights", "weights_sha256", "arguments", "transfer"), _AS_WEIGHTS[backbone is not None])
+    reasons = {"network": "", "image_fit": "as the images were decoded", **(reasons or {})}
+    why["image_fit"] = reasons["image_fit"]
     values["precision"], why["precision"] = choose_precision(config.precision, device)
-    values["network"], why["network"], epochs, per_image = _network(
-        config, len(classes), train, preprocessing, device, values["precision"], seconds
-    )
+    speed = _network(config, backbone, len(classes), train, preprocessing, device, values["precision"], seconds)
+    values["network"], why["network"] = speed.network, speed.reason
     values["flip"], why["flip"] = _flip(
         config.flip, config.augment, config.minority_augment not in {0.0, "auto"}, train, validation
     )
-    rules = _rules(values["network"], np.bincount(train.labels, minlength=len(classes)), epochs, seconds)
+    counts, epochs = np.bincount(train.labels, minlength=len(classes)), speed.epochs
+    if backbone is not None:
+        values["transfer"], why["transfer"], epochs = _transfer(config, speed, counts, len(validation), seconds)
+    rules = _rules(speed.network, counts, epochs, seconds)
     for name, (value, reason) in rules.items():
         asked = getattr(config, name)
         values[name], why[name] = (asked, "given") if asked != "auto" else (value, reason)
@@ -107,13 +123,45 @@ def select(
         if field.name not in values:
             values[field.name] = getattr(config, field.name)
             why[field.name] = "given" if field.name in config.given else "the default"
-    if config.network != "auto":
+    if backbone is not None:
+        why["network"] = f"{reasons['network']}; {speed.rate:,.0f} images/s in training"
+    elif config.network != "auto":
         why["network"] = "given"
-    return Selection(Recipe(**values), why, per_image)
+    elif reasons["network"]:
+        why["network"] = f"{reasons['network']}. From scratch: {speed.reason}"
+    return Selection(Recipe(**values), why, speed.seconds_per_image)
+
+
+def _about_weights(backbone: Pretrained | None) -> dict[str, Any]:
+    """The fields of a recipe that say which pretrained weights there are."""
+    if backbone is None:
+        return {"weights": "", "weights_sha256": "", "arguments": "{}", "transfer": "none"}
+    arguments = json.dumps(backbone.arguments, sort_keys=True)
+    return {"weights": backbone.source, "weights_sha256": backbone.sha256, "arguments": arguments}
+
+
+def _transfer(
+    config: Config, speed: _Speed, counts: NDArray[np.int64], unseen: int, seconds: float | None
+) -> tuple[str, str, float]:
+    """Whether to fine-tune, why, and how many epochs of it to expect."""
+    images = int(counts.sum())
+    epochs = float(config.epochs or math.inf)
+    if seconds is not None:
+        looking = (images + 3 * unseen) * speed.seconds_per_image
+        epochs = min(epochs, max(0.0, seconds - looking) * speed.rate / images)
+    if config.transfer == "probe":
+        return "probe", "given", epochs
+    if unseen < FEWEST_TO_JUDGE:
+        return "probe", f"{unseen} validation images could not tell whether fine-tuning gains anything", epochs
+    if epochs < FEWEST_EPOCHS_TUNED:
+        return "probe", f"the time suffices for {epochs:.1f} epochs of fine-tuning, which is too little", epochs
+    return "fine-tune", f"about {epochs:.0f} epochs; kept only where validation shows that it is better", epochs
 
 
 def _rules(network: str, counts: NDArray[np.int64], epochs: float, seconds: float | None) -> dict[str, tuple[Any, str]]:
     """What "auto" comes to for the fields that follow from a rule: value and reason."""
+    if network.startswith(TIMM):
+        return _rules_for_backbones(counts, epochs)
     factor = counts.max() / counts.min()
     blog = network == "keras-blog"
     many = f"about {epochs:.0f} epochs fit" if seconds is not None else f"{epochs:.0f} epochs"
@@ -142,34 +190,72 @@ def _rules(network: str, counts: NDArray[np.int64], epochs: float, seconds: floa
     }
 
 
+def _rules_for_backbones(counts: NDArray[np.int64], epochs: float) -> dict[str, tuple[Any, str]]:
+    """The same, for fine-tuning a pretrained backbone."""
+    factor = counts.max() / counts.min()
+    imbalanced = factor >= 1.5
+    figures = f"the largest class has {factor:.3g} times the images of the smallest"
+    usual = "usual for fine-tuning"
+    patience = max(5, math.ceil(epochs / 2)) if math.isfinite(epochs) else 5
+    return {
+        "depth": (0, "as pretrained"),
+        "imbalance": ("logit-adjust" if imbalanced else "none", figures),
+        "minority_augment": (0.25 if imbalanced else 0.0, figures),
+        "augment": ("medium", "pretrained features bear changes of place, size and colour"),
+        "l2": (0.05, usual),
+        "dropout": (0.2, usual),
+        "label_smoothing": (0.0, "the probabilities are calibrated afterwards"),
+        "mixup": (0.0, "in few epochs it costs more than it gains"),
+        "early_stopping": (patience, "half of the epochs, and at least 5"),
+        "batch_size": (_BATCH_TUNED, usual),
+        "learning_rate": (5e-4, f"{usual}; lower for each stage below the last layer"),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Speed:
+    """A network, why it, the epochs to expect of it, images a second in training, seconds an image in prediction."""
+
+    network: str
+    reason: str
+    epochs: float
+    rate: float
+    seconds_per_image: float
+
+
 def _network(
     config: Config,
+    backbone: Pretrained | None,
     classes: int,
     train: LabelledPixels,
     preprocessing: Preprocessing,
     device: str,
     precision: str,
     seconds: float | None,
-) -> tuple[str, str, float, float]:
-    """The network, why, the epochs to expect of it, and its seconds an image in prediction."""
+) -> _Speed:
+    """The network, and how fast it is."""
     candidates = FAMILY if config.network == "auto" else (config.network,)
-    chosen, reason, expected, per_image = candidates[0], "", float(config.epochs or 0), 0.0
+    if backbone is not None:
+        candidates = (backbone.network,)
+    chosen = _Speed(candidates[0], "", float(config.epochs or 0), 0.0, 0.0)
     for name in candidates:
-        depth = DEFAULT_DEPTH[name] if config.depth == "auto" else config.depth
-        spec = NetworkSpec(name, classes, preprocessing.image_size, depth, config.width, 0.0)
+        depth = DEFAULT_DEPTH.get(name, 0) if config.depth == "auto" else config.depth
+        arguments = {} if backbone is None else backbone.arguments
+        spec = NetworkSpec(name, classes, preprocessing.image_size, depth, config.width, 0.0, arguments)
         rate, prediction = measure_speed(spec, train, preprocessing, device, precision)
         epochs = math.inf if seconds is None else seconds * rate / len(train)
         epochs = min(epochs, config.epochs or math.inf)
         steps = epochs * len(train) / _BATCH
         if name != candidates[0] and (epochs < FEWEST_EPOCHS or steps < FEWEST_STEPS):
             break
-        chosen, expected, per_image = name, epochs, prediction
         reason = f"{rate:,.0f} images/s: about {epochs:.0f} epochs in the time there is"
+        chosen = _Speed(name, reason, epochs, rate, prediction)
         if seconds is None:
             break  # no clock to fit into, and the same command must give the same network on every machine
     if seconds is None and config.network == "auto":
         reason = "the smallest of the family, since no budget was given to fit a larger one into"
-    return chosen, reason, expected, per_image
+        chosen = replace(chosen, reason=reason)
+    return chosen
 
 
 def measure_speed(
@@ -178,7 +264,7 @@ def measure_speed(
     """Time a few steps: training images a second, and seconds an image in float32 prediction."""
     torch.manual_seed(0)
     network = build(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pixels, labels = train.take(np.arange(min(64, len(train))))
+    pixels, labels = train.take(np.arange(min(64 if spec.image_size <= 64 else _BATCH_TUNED, len(train))))
     images = to_input(pixels, preprocessing.mean, preprocessing.std).to(device)
     targets = torch.from_numpy(labels).to(device)
 
@@ -187,11 +273,13 @@ def measure_speed(
             logits = network(images)
         torch.nn.functional.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
 
+    few = images[: suitable_batch(spec.image_size, torch.device(device))]
+
     def predict() -> None:
         with torch.inference_mode():
-            network.eval()(images)
+            network.eval()(few)
 
-    return len(images) / _time(step, device), _time(predict, device) / len(images)
+    return len(images) / _time(step, device), _time(predict, device) / len(few)
 
 
 def _time(

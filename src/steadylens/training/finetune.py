@@ -1,0 +1,376 @@
+"""From a pretrained backbone to a classifier: the probe, then fine-tuning, and of the two what validation can tell.
+
+The last layer starts as the probe, so that the first gradients do not tear up what pretraining learned (LP-FT, Kumar et
+al. 2022). First the last stage is trained with it, then everything, each stage at a lower rate than the next one above
+it. The result is blended with the probe's network, weight by weight (WiSE-FT, Wortsman et al. 2022), and takes its
+place only where the validation images show that it is better, by more than chance.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import t as student
+from torch import Tensor, nn
+
+from steadylens.config import Recipe
+from steadylens.data.batches import LabelledPixels
+from steadylens.data.images import Preprocessing
+from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
+from steadylens.models.inference import logits_of
+from steadylens.models.pretrained import Backbone
+from steadylens.training.early_stopping import TEMPERATURES, tempered_log_loss
+from steadylens.training.loop import Epoch, Fitted, Step, fit
+from steadylens.training.optimizers import Rates
+from steadylens.training.probe import Features, Probe, features_of, fit_probe
+
+DECAY = 0.7  # of the learning rate from one stage to the one below it
+LAST_STAGE_SHARE = 0.25  # of the time or of the epochs in which only the last stage is trained
+BLENDS = (1 / 3, 2 / 3, 1.0)  # shares of the fine-tuned weights that are tried
+SURE = 0.95  # how sure a gain on the validation images must be before fine-tuned weights take the probe's place
+# Below, the loss on the validation images says too little for any gain to be believed, and no time is spent on one.
+FEWEST_TO_JUDGE = 30
+# Training costs about so many times what prediction does. With time for fewer epochs none is begun.
+STEP_COST, FEWEST_EPOCHS = 3.0, 0.5
+# Of the time for training: more views are looked at only while looking at them all takes no more.
+VIEWS_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What became of a pretrained backbone.
+
+    Attributes:
+        fitted: the network that is kept; epoch 0 of its curve is the probe.
+        account: for the report, JSON values: the probe, the blends, the decision and the speeds.
+    """
+
+    fitted: Fitted
+    account: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How a network does beside the probe on the validation images.
+
+    Attributes:
+        loss: its balanced log-loss at its best temperature.
+        difference: that, less the probe's.
+        margin: by which the difference must be below 0 to be more than chance.
+    """
+
+    loss: float
+    difference: float
+    margin: float
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it is better by more than chance."""
+        return self.difference < -self.margin
+
+
+def adapt(
+    network: Backbone,
+    train: LabelledPixels,
+    validation: LabelledPixels,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    *,
+    seconds: float | None = None,
+    seconds_per_image: float = 0.0,
+    cache: Path | None = None,
+    clusters: NDArray[np.int64] | None = None,
+    on_features: Callable[[float, float], None] = lambda _share, _rate: None,
+    on_step: Callable[[Step], None] = lambda _: None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> Adapted:
+    """Fit the probe, fine-tune where the recipe says so, and keep the better of the two.
+
+    Args:
+        network: holding its pretrained weights; it is trained in place.
+        train: images to learn from.
+        validation: images to judge by.
+        recipe: what to do.
+        preprocessing: that of the weights.
+        seconds: of wall time for everything done here; None where the recipe's epochs alone decide.
+        seconds_per_image: of prediction, as measured.
+        cache: the folder of the cache, for the features.
+        clusters: (n,) number of the set of near-duplicates of each training image; None: each its own.
+        on_features: told the share of images looked at, and images a second.
+        on_step: told after each step of fine-tuning.
+        on_epoch: told of the probe as epoch 0, and after each measured epoch.
+
+    Raises:
+        ConfigError: the loss is no longer a number.
+    """
+    begin = time.perf_counter()
+    network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    looked = _look(network, train, validation, recipe, preprocessing, seconds, seconds_per_image, cache, on_features)
+    probe = fit_probe(
+        looked.train, train.labels, len(recipe.classes), remedy=recipe.imbalance, seed=recipe.seed, clusters=clusters
+    )
+    probe.write_into(network.head)
+    row = _row_of_probe(probe, looked, train, validation, time.perf_counter() - begin)
+    on_epoch(row)
+    fitted = Fitted(network.eval(), preprocessing, (row,), 0, row, 0, "probe", row.seconds, row.images_per_second)
+    account: dict[str, object] = {
+        "views": len(looked.train),
+        "features_per_second": looked.images_per_second,
+        "strength": probe.strength,
+        "folds": probe.folds,
+        "probe": _figures(row),
+        "fine_tuned": None,
+        "blend": 0.0,
+        "decision": "only the last layer was trained",
+    }
+    if recipe.transfer != "fine-tune":
+        return Adapted(fitted, account)
+    left = None
+    if seconds is not None:
+        left = seconds - (time.perf_counter() - begin) - len(BLENDS) * len(validation) * seconds_per_image
+        if left < FEWEST_EPOCHS * len(train) * STEP_COST * seconds_per_image:
+            return Adapted(fitted, account | {"decision": "the probe is kept: it left too little time for fine-tuning"})
+    before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    tuned = _fine_tune(network, train, validation, recipe, preprocessing, left, on_step, on_epoch)
+    blend = _blend(network, before, probe.logits(looked.validation), validation, preprocessing)
+    account |= {"fine_tuned": _figures(tuned.kept), "blend": blend.share, "decision": _decision(blend)}
+    whole = replace(tuned, network=network.eval(), curve=(row, *tuned.curve), seconds=time.perf_counter() - begin)
+    if blend.share == 0:
+        return Adapted(replace(whole, best_epoch=0, kept=row), account)
+    return Adapted(replace(whole, kept=_judged(tuned.kept, blend.logits, validation)), account)
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """Features; `images_per_second` is None where they were all in the cache."""
+
+    train: list[Features]
+    validation: Features
+    images_per_second: float | None
+
+
+def _look(
+    network: Backbone,
+    train: LabelledPixels,
+    validation: LabelledPixels,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    seconds: float | None,
+    seconds_per_image: float,
+    cache: Path | None,
+    on_features: Callable[[float, float], None],
+) -> _Looked:
+    """The features of all images, and of their mirror images where flips keep the label and the time allows it."""
+    begin, computed, total = time.perf_counter(), 0, len(train) + len(validation)
+
+    def told(images: int) -> None:
+        nonlocal computed
+        computed += images
+        on_features(min(1.0, computed / total), computed / max(1e-9, time.perf_counter() - begin))
+
+    def look(images: LabelledPixels, *, mirrored: bool = False) -> Features:
+        weights = f"{recipe.network} {recipe.arguments} {recipe.weights_sha256}"
+        return features_of(
+            network, images, preprocessing, weights=weights, mirrored=mirrored, cache=cache, advance=told
+        )
+
+    views, unseen = [look(train)], look(validation)
+    spent = time.perf_counter() - begin
+    if recipe.flip and (seconds is None or spent + len(train) * seconds_per_image <= VIEWS_SHARE * seconds):
+        total += len(train)
+        views.append(look(train, mirrored=True))
+    return _Looked(views, unseen, computed / (time.perf_counter() - begin) if computed else None)
+
+
+def _fine_tune(
+    network: Backbone,
+    train: LabelledPixels,
+    validation: LabelledPixels,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    seconds: float | None,
+    on_step: Callable[[Step], None],
+    on_epoch: Callable[[Epoch], None],
+) -> Fitted:
+    """Train the last stage, then all stages, each for its share of the seconds and of the epochs."""
+    stages = network.stages()
+    share = LAST_STAGE_SHARE if recipe.epochs is None else round(LAST_STAGE_SHARE * recipe.epochs) / recipe.epochs
+    done: list[Fitted] = []
+    for lowest, share_of_phase in ((len(stages) - 1, share), (0, 1 - share)):
+        if share_of_phase == 0:
+            continue
+        behind = done[-1].epochs if done else 0
+        _thaw(stages, lowest)
+        part = fit(
+            network,
+            train,
+            validation,
+            replace(recipe, epochs=None if recipe.epochs is None else round(share_of_phase * recipe.epochs)),
+            preprocessing,
+            seconds=None if seconds is None else share_of_phase * seconds,
+            rates=_rates(network, stages),
+            seen=0,
+            on_step=partial(_tell_step, on_step, behind),
+            on_epoch=partial(_tell_epoch, on_epoch, behind),
+        )
+        done.append(_later(part, behind))
+    return replace(done[-1], curve=tuple(row for part in done for row in part.curve))
+
+
+def _thaw(stages: list[list[nn.Parameter]], lowest: int) -> None:
+    """Train this stage and those above it, and none below."""
+    for number, stage in enumerate(stages):
+        for parameter in stage:
+            parameter.requires_grad_(number >= lowest)
+
+
+def _rates(network: Backbone, stages: list[list[nn.Parameter]]) -> Rates:
+    """The last layer at the full rate, and every stage at `DECAY` times that of the next one above it."""
+    rates = [(stage, DECAY ** (len(stages) - number)) for number, stage in enumerate(stages)]
+    return [*rates, (list(network.head.parameters()), 1.0)]
+
+
+def _tell_step(on_step: Callable[[Step], None], behind: int, step: Step) -> None:
+    on_step(replace(step, epoch=step.epoch + behind))
+
+
+def _tell_epoch(on_epoch: Callable[[Epoch], None], behind: int, row: Epoch) -> None:
+    on_epoch(replace(row, epoch=row.epoch + behind))
+
+
+def _later(part: Fitted, epochs: int) -> Fitted:
+    """A part of a training that so many epochs went before."""
+    return replace(
+        part,
+        curve=tuple(replace(row, epoch=row.epoch + epochs) for row in part.curve),
+        kept=replace(part.kept, epoch=part.kept.epoch + epochs),
+        best_epoch=part.best_epoch + epochs,
+        epochs=part.epochs + epochs,
+    )
+
+
+@dataclass(frozen=True)
+class _Blend:
+    """How the fine-tuned network and the probe's were put together: `share` is 0 where the probe is kept."""
+
+    share: float
+    gain: Gain
+    logits: Features
+
+
+def _blend(
+    network: Backbone,
+    before: dict[str, Tensor],
+    probe_logits: Features,
+    validation: LabelledPixels,
+    preprocessing: Preprocessing,
+) -> _Blend:
+    """Leave in the network the blend of its weights with those `before` that does best, or those before."""
+    after = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    tried = []
+    for share in BLENDS:
+        network.load_state_dict(_between(before, after, share))
+        logits = logits_of(network, validation, preprocessing)
+        tried.append(_Blend(share, gain_of(logits, probe_logits, validation.labels), logits))
+    best = min(tried, key=lambda blend: blend.gain.loss)
+    if not best.gain.is_sure:
+        network.load_state_dict(before)
+        return replace(best, share=0.0, logits=probe_logits)
+    network.load_state_dict(_between(before, after, best.share))
+    return best
+
+
+def _between(before: dict[str, Tensor], after: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    return {
+        name: torch.lerp(before[name], tensor, share) if tensor.is_floating_point() else tensor
+        for name, tensor in after.items()
+    }
+
+
+def gain_of(logits: Features, of_probe: Features, labels: NDArray[np.int64]) -> Gain:
+    """Compare two networks' logits (n, classes) on the same images, each at its best temperature.
+
+    The difference is a mean of paired differences in which each class counts the same; its margin is Student's
+    one-sided quantile times its standard error, with as many images as there are in effect (Kish 1965).
+    """
+    support = np.bincount(labels)
+    weights = 1.0 / (support[labels] * np.count_nonzero(support))
+    losses, losses_of_probe = _losses(logits, labels), _losses(of_probe, labels)
+    differences = losses - losses_of_probe
+    mean = float(weights @ differences)
+    effective = 1.0 / float(weights @ weights)
+    if effective < 2:
+        return Gain(float(weights @ losses), mean, math.inf)
+    variance = float(weights**2 @ (differences - mean) ** 2) * effective / (effective - 1)
+    return Gain(float(weights @ losses), mean, float(student.ppf(SURE, effective - 1)) * math.sqrt(variance))
+
+
+def _losses(logits: Features, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The log-loss of each image, (n,), at the temperature that is best for all of them."""
+    best = min(TEMPERATURES, key=lambda t: balanced_log_loss(labels, softmax(logits / t)))
+    chosen = softmax(logits / best)[np.arange(len(labels)), labels]
+    losses: NDArray[np.float64] = -np.log(np.clip(chosen, 1e-12, None))
+    return losses
+
+
+def _decision(blend: _Blend) -> str:
+    gain = blend.gain
+    figures = (
+        f"the balanced log-loss on validation images changes by {gain.difference:+.3f} from the probe's, "
+        f"where {-gain.margin:+.3f} would be more than chance"
+    )
+    if blend.share == 0:
+        return f"the probe is kept: with the best blend {figures}"
+    return f"fine-tuned weights are kept, {blend.share:.0%} of them and the rest of the probe's: {figures}"
+
+
+def _row_of_probe(
+    probe: Probe, looked: _Looked, train: LabelledPixels, validation: LabelledPixels, seconds: float
+) -> Epoch:
+    """The probe as epoch 0 of the curve."""
+    seen, unseen = probe.logits(looked.train[0]), probe.logits(looked.validation)
+    classes = len(probe.bias)
+    row = Epoch(
+        epoch=0,
+        seconds=seconds,
+        learning_rate=0.0,
+        train_loss=balanced_log_loss(train.labels, softmax(seen)),
+        train_balanced_accuracy=balanced_accuracy(train.labels, seen.argmax(1), classes),
+        train_balanced_log_loss=balanced_log_loss(train.labels, softmax(seen)),
+        validation_balanced_accuracy=0.0,
+        validation_balanced_log_loss=0.0,
+        validation_tempered_log_loss=0.0,
+        validation_worst_class_recall=0.0,
+        images_per_second=looked.images_per_second or 0.0,
+    )
+    return _judged(row, unseen, validation)
+
+
+def _judged(row: Epoch, unseen: Features, validation: LabelledPixels) -> Epoch:
+    """A row with the validation figures of other logits."""
+    labels, found, classes = validation.labels, unseen.argmax(1), unseen.shape[1]
+    return replace(
+        row,
+        validation_balanced_accuracy=balanced_accuracy(labels, found, classes),
+        validation_balanced_log_loss=balanced_log_loss(labels, softmax(unseen)),
+        validation_tempered_log_loss=tempered_log_loss(unseen, labels),
+        validation_worst_class_recall=worst_class_recall(labels, found, classes),
+    )
+
+
+def _figures(row: Epoch) -> dict[str, float]:
+    """A trial's validation block of report.json, and the seconds until then."""
+    return {
+        "balanced_accuracy": row.validation_balanced_accuracy,
+        "balanced_log_loss": row.validation_balanced_log_loss,
+        "worst_class_recall": row.validation_worst_class_recall,
+        "seconds": row.seconds,
+    }

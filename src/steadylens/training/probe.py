@@ -1,0 +1,282 @@
+"""The probe: what a pretrained backbone sees in each image, and a logistic regression on it, in seconds.
+
+The regression is multinomial and prior-adjusted (see `imbalance.log_prior`): adding a constant to each logit inside
+the loss does nothing to a regression whose intercept is free but shift that intercept. So it is fitted as it is, and
+the logarithm of each class's share is taken off afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from steadylens import files
+from steadylens.data.batches import LabelledPixels
+from steadylens.data.images import Preprocessing
+from steadylens.data.store import FEATURES
+from steadylens.models.inference import logits_of
+from steadylens.models.pretrained import Backbone
+from steadylens.training.early_stopping import tempered_log_loss
+
+Features = NDArray[np.float32]
+
+# Inverse strengths of the L2 penalty on standardised features, from strong to weak: half a decade apart.
+STRENGTHS = tuple(float(c) for c in np.geomspace(1e-4, 1e-1, 7))
+MIDDLE = 1e-3  # where no class has two images, nothing can be cross-validated
+FOLDS = 5
+# Images among which the strength is chosen; it varies slowly with their number, and so many are enough to tell.
+MOST_TO_CHOOSE = 8000
+_PIECE = 256  # images between two reports of progress
+_FORMAT = 1  # of the features in the cache: raised when the same pixels come to give others
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier of features.
+
+    Attributes:
+        weight: (classes, width), of features as they are: the standardisation is folded in.
+        bias: (classes,)
+        strength: the inverse strength of its L2 penalty that was chosen.
+        folds: of the cross-validation that chose it; 0 where there were too few images for any.
+    """
+
+    weight: Features
+    bias: Features
+    strength: float
+    folds: int
+
+    def logits(self, features: Features) -> Features:
+        """(n, width) to (n, classes)."""
+        return features @ self.weight.T + self.bias
+
+    @torch.no_grad()
+    def write_into(self, head: nn.Linear) -> None:
+        """Make the last layer of a network give these logits."""
+        head.weight.copy_(torch.from_numpy(self.weight))
+        head.bias.copy_(torch.from_numpy(self.bias))
+
+
+class View(nn.Module):
+    """The features of an image, or of its mirror image."""
+
+    def __init__(self, backbone: Backbone, mirrored: bool) -> None:
+        super().__init__()
+        self.backbone, self.mirrored = backbone, mirrored
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, side, side) to features (n, width)."""
+        return self.backbone.features(images.flip(3) if self.mirrored else images)
+
+
+def features_of(
+    backbone: Backbone,
+    images: LabelledPixels,
+    preprocessing: Preprocessing,
+    *,
+    weights: str,
+    mirrored: bool = False,
+    cache: Path | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Features:
+    """What the backbone says of each image, (n, width), computed once and found in the cache from then on.
+
+    Args:
+        backbone: holding its pretrained weights.
+        images: to look at.
+        preprocessing: which the weights want.
+        weights: tells these weights and this network from all others.
+        mirrored: look at the images' mirror images.
+        cache: the folder of the cache; None computes anew.
+        advance: told of so many more images that were looked at; not of what was in the cache.
+    """
+    device = next(backbone.parameters()).device.type
+    folder = None if cache is None else cache / _key(images, preprocessing, [weights, mirrored, device])
+    found = None if folder is None else _found(folder, (len(images), backbone.head.in_features))
+    if found is None:
+        view = View(backbone, mirrored)
+        pieces = []
+        for start in range(0, len(images), _PIECE):
+            pieces.append(logits_of(view, images[start : start + _PIECE], preprocessing))
+            advance(len(pieces[-1]))
+        found = np.concatenate(pieces)
+        if folder is not None:
+            _keep(folder, found)
+    return found
+
+
+def fit_probe(
+    views: Sequence[Features],
+    labels: NDArray[np.int64],
+    classes: int,
+    *,
+    remedy: str,
+    seed: int,
+    clusters: NDArray[np.int64] | None = None,
+) -> Probe:
+    """Fit a linear classifier, its strength chosen by stratified cross-validation on the balanced log-loss.
+
+    Args:
+        views: of the same images, each (n, width); the first is the images as they are, by which is judged.
+        labels: (n,)
+        classes: how many there are.
+        remedy: for imbalance, one of `imbalance.REMEDIES`; drawing classes equally often and weighting them are the
+            same here.
+        seed: of the folds.
+        clusters: (n,) number of the set of near-duplicates of each image, which stays in one fold; None: each its own.
+    """
+    chosen = cross_validate(views, labels, classes, remedy=remedy, seed=seed, clusters=clusters)
+    mean, std, scaled = _standardised(views)
+    weight, bias = _Regression(remedy, classes).fit(
+        np.concatenate(scaled), np.tile(labels, len(views)), chosen.strength
+    )
+    folded = weight / std
+    bias = bias - folded @ mean
+    return Probe(folded.astype(np.float32), bias.astype(np.float32), chosen.strength, chosen.folds)
+
+
+def deal_folds(labels: NDArray[np.int64], clusters: NDArray[np.int64] | None, seed: int) -> NDArray[np.int64]:
+    """The fold of each image, (n,), or -1 for one that is always trained on because its class has no other.
+
+    Within a class, clusters are shuffled and dealt out like cards, so that every class is in the training part of
+    every fold; a cluster of several classes goes with the first of them. There are `FOLDS` folds, or as many as the
+    smallest class that can be dealt has clusters.
+    """
+    rng = np.random.default_rng([seed, len(labels)])
+    numbers = np.arange(len(labels)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    _, first = np.unique(numbers, return_index=True)
+    class_of = labels[first]
+    dealt = np.full(len(first), -1)
+    sizes = np.bincount(class_of)
+    folds = min(FOLDS, int(sizes[sizes > 1].min(initial=FOLDS)))
+    for label in np.flatnonzero(sizes > 1):
+        members = rng.permutation(np.flatnonzero(class_of == label))
+        dealt[members] = (np.arange(len(members)) + rng.integers(folds)) % folds
+    return dealt[numbers]
+
+
+@dataclass(frozen=True)
+class CrossValidated:
+    """What cross-validation says of a probe.
+
+    Attributes:
+        strength: the one with the lowest balanced log-loss on images that were left out, at its best temperature.
+        folds: how many there were; 0 where no class has two images.
+        rows: (m,) the images that were left out once.
+        logits: (m, classes), of each by the regression that had not seen it.
+    """
+
+    strength: float
+    folds: int
+    rows: NDArray[np.int64]
+    logits: Features
+
+
+def cross_validate(
+    views: Sequence[Features],
+    labels: NDArray[np.int64],
+    classes: int,
+    *,
+    remedy: str,
+    seed: int,
+    clusters: NDArray[np.int64] | None = None,
+) -> CrossValidated:
+    """Judge every strength of the penalty on images that were left out; the arguments are those of `fit_probe`."""
+    folds = deal_folds(labels, clusters, seed)
+    rows = np.random.default_rng(seed).permutation(len(labels))[:MOST_TO_CHOOSE]
+    judged = np.sort(rows[folds[rows] >= 0])
+    if not len(judged):
+        return CrossValidated(MIDDLE, 0, judged, np.zeros((0, classes), np.float32))
+    _, _, scaled = _standardised(views)
+    parts = []
+    for fold in np.unique(folds[judged]):
+        learned, left_out = rows[folds[rows] != fold], rows[folds[rows] == fold]
+        x = np.concatenate([view[learned] for view in scaled])
+        parts.append((x, np.tile(labels[learned], len(views)), left_out, _Regression(remedy, classes)))
+    best, best_loss, worse = (MIDDLE, np.zeros((0, classes), np.float32)), np.inf, 0
+    for strength in STRENGTHS:  # from strong to weak, each from where the last one ended
+        out = np.zeros((len(labels), classes), np.float32)
+        for x, y, left_out, regression in parts:
+            weight, bias = regression.fit(x, y, strength)
+            out[left_out] = scaled[0][left_out] @ weight.T.astype(np.float32) + bias
+        loss = tempered_log_loss(out[judged], labels[judged])
+        worse = 0 if loss < best_loss else worse + 1
+        if not worse:
+            best, best_loss = (strength, out[judged]), loss
+        if worse == 2:  # the loss has one valley, and the weaker the penalty the longer a fit takes
+            break
+    return CrossValidated(best[0], int(folds.max()) + 1, judged, best[1])
+
+
+def _standardised(views: Sequence[Features]) -> tuple[Features, Features, list[Features]]:
+    """Mean and standard deviation of each feature of the first view, and all views with both taken out."""
+    mean, std = views[0].mean(0), views[0].std(0) + 1e-6
+    return mean, std, [((view - mean) / std).astype(np.float32) for view in views]
+
+
+class _Regression:
+    """scikit-learn's multinomial logistic regression with the remedy for imbalance, warm from its last fit."""
+
+    def __init__(self, remedy: str, classes: int) -> None:
+        self.remedy, self.classes = remedy, classes
+        weighting = "balanced" if remedy in ("class-weights", "oversample") else None
+        self._model = LogisticRegression(class_weight=weighting, warm_start=True, max_iter=200, tol=1e-3)
+
+    def fit(
+        self, x: Features, y: NDArray[np.int64], strength: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weights (classes, width) and bias (classes,) in double precision."""
+        self._model.set_params(C=strength)
+        with warnings.catch_warnings():
+            # 200 steps bring it close enough: what counts is judged on images that were left out, as it is.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self._model.fit(x, y)
+        found, offsets = self._model.coef_.astype(np.float64), self._model.intercept_.astype(np.float64)
+        if len(found) == 1:  # of two classes scikit-learn keeps the difference only
+            found, offsets = np.concatenate([-found, found]) / 2, np.concatenate([-offsets, offsets]) / 2
+        # A class that is not there at all is never answered with.
+        weight = np.zeros((self.classes, x.shape[1]))
+        bias = np.full(self.classes, -1e3)
+        counts = np.bincount(y, minlength=self.classes)
+        present = self._model.classes_
+        weight[present] = found
+        bias[present] = offsets - (np.log(counts[present] / len(y)) if self.remedy == "logit-adjust" else 0.0)
+        return weight, bias
+
+
+def _key(images: LabelledPixels, preprocessing: Preprocessing, what: list[object]) -> str:
+    """Names features after all that determines them: the pixels themselves, the weights and how they are looked at."""
+    about = [_FORMAT, torch.__version__, preprocessing.mean, preprocessing.std, *what]
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for start in range(0, len(images), _PIECE):
+        digest.update(images[start : start + _PIECE].data)
+    return digest.hexdigest()
+
+
+def _found(folder: Path, shape: tuple[int, int]) -> Features | None:
+    """The features in a folder of the cache; what is damaged counts as absent."""
+    try:
+        features = np.load(folder / FEATURES, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = features.shape == shape and features.dtype == np.float32 and bool(np.isfinite(features).all())
+    return features if whole else None
+
+
+def _keep(folder: Path, features: Features) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, features, allow_pickle=False)
+    files.make_folder(folder)
+    files.write_bytes(folder / FEATURES, buffer.getvalue())
