@@ -69,7 +69,7 @@ def audit(
     out: Annotated[Path | None, _option("Folder for the page and the files. [a new one, named after DATA]")] = None,
     image_size: Annotated[str | None, _option("Side at which images are looked at, in pixels, or auto.")] = None,
     labels: Annotated[bool, _option("Look for wrong labels too, with networks trained for it.", "--labels")] = False,
-    budget: Annotated[str | None, _option("Wall time for everything, where labels are checked. [5m]")] = None,
+    budget: Annotated[str | None, _option("Wall time for everything, where labels are checked. [6m]")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -30,7 +30,7 @@ from steadylens.report.audit_section import paths_to_draw
 from steadylens.report.thumbnails import draw_thumbnails
 from steadylens.training.selection import choose_image_size
 
-LABELS_BUDGET_S = 300.0  # of the whole audit, where labels are checked and no budget is given
+LABELS_BUDGET_S = 360.0  # of the whole audit, where labels are checked and no budget is given
 PAGE_S = 5.0  # set aside for the pictures and the page
 
 

@@ -148,17 +148,18 @@ def test_all_labels_are_checked_by_networks_that_did_not_learn_them() -> None:
     rng, labels = np.random.default_rng(0), np.arange(121) % 2
     labels[120] = 2  # the only one of its class
     pixels = (100 + 60 * np.eye(3)[labels][:, None, None, :] + rng.normal(0, 40, (121, 8, 8, 3))).clip(0, 255)
-    labels[[4, 31, 77]] = 1 - labels[[4, 31, 77]]
+    wrong = [4, 18, 31, 55, 77, 92]
+    labels[wrong] = 1 - labels[wrong]
     paths = [f"{row:03d}.png" for row in range(121)]
     images = LabelledPixels(pixels.astype(np.uint8), np.arange(121), labels)
     config = Config(
-        network="cnn-s", width=0.125, epochs=10, batch_size=16, learning_rate=1e-2, averaging=0.8, precision="fp32",
+        network="cnn-s", width=0.125, epochs=15, batch_size=16, learning_rate=1e-2, averaging=0.8, precision="fp32",
         augment="off", mixup=0.0,
     )  # fmt: skip
     told: list[float] = []
     findings = check_all(images, np.arange(121), CLASSES[:3], paths, config, seconds=None, on_progress=told.append)
     flagged = {path for finding in findings if finding.kind == "label" for path in finding.paths}
-    assert {"004.png", "031.png", "077.png"} <= flagged
-    assert len(flagged) <= 6
+    assert {paths[row] for row in wrong} <= flagged
+    assert len(flagged) <= 12
     assert [finding.paths for finding in findings if finding.kind == "unchecked-label"] == [("120.png",)]
     assert told[-1] == 1.0

@@ -24,7 +24,7 @@ from steadylens.training.clock import Clock
 from steadylens.training.loop import Step, Training, begin, train_epoch
 from steadylens.training.selection import select
 
-FOLDS = 3
+FOLDS = 5
 _DEAL = 3  # keeps this use of a seed apart from those of data.batches
 
 
