@@ -18,7 +18,7 @@ from steadylens.data.audit import unless_kept
 from steadylens.data.findings import by_seriousness
 from steadylens.data.sources import ImageIndex, Tally, read_index_to_measure
 from steadylens.data.split import read_splits
-from steadylens.data.store import cache_folder, decode, prune
+from steadylens.data.store import cache_folder, prune
 from steadylens.deployment import artifact, predictor
 from steadylens.errors import DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
@@ -27,7 +27,7 @@ from steadylens.evaluation.labels import doubt, outliers, suspicious_labels
 from steadylens.models import build, pretrained, spec_of
 from steadylens.models.distance import MOST_KNOWN, distances_to_known
 from steadylens.models.inference import features_of, logits_of
-from steadylens.preparation import Prepared, Stopwatch, counting, prepare
+from steadylens.preparation import Prepared, Stopwatch, decoded, indexed, prepare
 from steadylens.report import contents, run_folder
 from steadylens.report.audit_section import paths_to_draw
 from steadylens.report.examples import choose_examples
@@ -123,6 +123,8 @@ def train(
         paths = [index.paths[i] for i in splits.test]
         chosen = choose_examples(test, paths, test.labels, probabilities, index.classes, seed=recipe.seed)
         save_examples(run, chosen)
+        thumbnails = draw_thumbnails(index, prepared.store.pixels, paths_to_draw(prepared.findings))
+        save_thumbnails(run / "audit", thumbnails, index.root)
         report = _report(command, prepared, selection, fitted, account, diagnosis, scores, test_scores, watch)
         run_folder.write_report(run, report)
         write_page(run)
@@ -169,20 +171,15 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
         DataError: the images cannot be used, or are of classes that the model does not know.
     """
     loaded = predictor.load(model).artifact
-    with console.stage("Reading") as advance:
-        index = read_index_to_measure(data, advance=counting(advance))
+    watch = Stopwatch()
+    index = indexed(lambda tally: read_index_to_measure(data, advance=tally), console, watch)
     unknown = [name for name in index.classes if name not in loaded.classes]
     if unknown:
         raise DataError(
             f"{data} has classes that the model does not know: {', '.join(unknown)}. "
             f"It knows {', '.join(loaded.classes)}."
         )
-    with console.stage("Decoding") as advance:
-        size = loaded.preprocessing.image_size
-        store = decode(
-            index, size, cache=cache_folder(), fit=loaded.preprocessing.fit,
-            interpolation=loaded.preprocessing.interpolation, advance=counting(advance),
-        )  # fmt: skip
+    store = decoded(index, loaded.preprocessing, console, watch)
     with console.stage("Evaluating"):
         logits = logits_of(loaded.network, store.pixels, loaded.preprocessing)
         labels = np.array([loaded.classes.index(name) for name in store.index.classes])[store.index.labels]
@@ -198,19 +195,20 @@ def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
 
 
 def _write_findings(run: Path, prepared: Prepared) -> None:
-    """Write RUN/audit.json, RUN/fixes.csv, and in RUN/audit the pictures that the report shows of findings."""
-    index, findings = prepared.store.index, prepared.findings
-    run_folder.write_audit(run, findings)
-    run_folder.write_fixes(run, findings, index)
-    thumbnails = draw_thumbnails(index, prepared.store.pixels, paths_to_draw(findings))
-    save_thumbnails(run / "audit", thumbnails, index.root)
+    """Write RUN/audit.json and RUN/fixes.csv."""
+    run_folder.write_audit(run, prepared.findings)
+    run_folder.write_fixes(run, prepared.findings, prepared.store.index)
+
+
+def _looked_at_again(prepared: Prepared) -> int:
+    """How many images the search for those that are like no others looks at."""
+    splits = prepared.splits
+    return min(len(splits.train), MOST_KNOWN) + len(splits.validation) + len(splits.test)
 
 
 def _worth_looking_for_foreign(prepared: Prepared, selection: Selection, budget: float | None) -> bool:
     """Whether the time allows to look at the images once more, for those that are like no others."""
-    splits = prepared.splits
-    looked_at = min(len(splits.train), MOST_KNOWN) + len(splits.validation) + len(splits.test)
-    return budget is None or looked_at * selection.seconds_per_image <= FOREIGN_SHARE * budget
+    return budget is None or _looked_at_again(prepared) * selection.seconds_per_image <= FOREIGN_SHARE * budget
 
 
 def _images_to_predict(prepared: Prepared, recipe: Recipe, foreign: bool) -> int:
@@ -218,7 +216,7 @@ def _images_to_predict(prepared: Prepared, recipe: Recipe, foreign: bool) -> int
     splits = prepared.splits
     train, held_out = len(splits.train), len(splits.validation) + len(splits.test)
     measured = 0 if recipe.weights else min(train, max(1000, len(splits.validation)))
-    return measured + held_out + (min(train, MOST_KNOWN) + held_out if foreign else 0)
+    return measured + held_out + (_looked_at_again(prepared) if foreign else 0)
 
 
 @dataclass

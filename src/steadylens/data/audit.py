@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadylens.data.duplicates import NearDuplicates
-from steadylens.data.findings import Finding, Suggestion, by_seriousness, surplus, without_kept
+from steadylens.data.findings import Finding, Suggestion, by_seriousness, on_sets, surplus, without_kept
 from steadylens.data.folders import counted, shown
 from steadylens.data.names import groups_in_names, similar_classes
 from steadylens.data.near_findings import frames, near_conflicts, near_copies, near_leakage
@@ -74,7 +74,7 @@ def leakage_count(index: ImageIndex, near: NearDuplicates) -> int:
     """
     found: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for row, cluster in enumerate(near.clusters.tolist()):
-        found[_split_of(index, row)].append(cluster)
+        found[index.split_of(row)].append(cluster)
     train, validation = set(found["train"]), set(found["validation"])
     leaked = sum(cluster in train for cluster in found["validation"])
     return leaked + sum(cluster in train or cluster in validation for cluster in found["test"])
@@ -96,16 +96,16 @@ def _refused(index: ImageIndex) -> Iterator[Finding]:
 def _leakage(index: ImageIndex) -> Iterator[Finding]:
     rows_of = _rows_by_content(index)
     for first, second in combinations(("train", "validation", "test"), 2):
-        shared = [rows for rows in rows_of.values() if {first, second} <= {_split_of(index, row) for row in rows}]
+        shared = [rows for rows in rows_of.values() if {first, second} <= {index.split_of(row) for row in rows}]
         if shared:
-            sets = [[row for row in group if _split_of(index, row) in (first, second)] for group in shared]
+            sets = [[row for row in group if index.split_of(row) in (first, second)] for group in shared]
             text = (
                 f"The same file is in {first} and {second}, {len(shared)} times over: figures on {second} come out too "
                 "good."
             )
-            drop = [Suggestion(index.paths[row], "drop") for row in chain(*sets) if _split_of(index, row) == first]
+            drop = [Suggestion(index.paths[row], "drop") for row in chain(*sets) if index.split_of(row) == first]
             advice = f"Remove the copies from one of the two; suggested is {first}."
-            yield _finding(index, "leakage", text, advice, sets, tuple(drop))
+            yield on_sets(index.paths, "leakage", text, "certain", advice, sets, tuple(drop))
 
 
 def _conflicting_labels(index: ImageIndex) -> Iterator[Finding]:
@@ -119,7 +119,9 @@ def _conflicting_labels(index: ImageIndex) -> Iterator[Finding]:
         text = (
             f"{counted(found, 'image')} labelled both {names}. The contents are equal, so all labels but one are wrong."
         )
-        yield _finding(index, "conflicting-label", text, "Keep each in the class where it belongs.", found)
+        yield on_sets(
+            index.paths, "conflicting-label", text, "certain", "Keep each in the class where it belongs.", found
+        )
 
 
 def _duplicates(index: ImageIndex) -> Iterator[Finding]:
@@ -136,7 +138,9 @@ def _duplicates(index: ImageIndex) -> Iterator[Finding]:
             "weigh more in training; splits that are cut here keep them together."
         )
         drop = surplus([_paths(index, _last_split_first(index, rows)) for rows in found])
-        yield _finding(index, "duplicate", text, "Remove the surplus, unless that weight is meant.", found, drop)
+        yield on_sets(
+            index.paths, "duplicate", text, "certain", "Remove the surplus, unless that weight is meant.", found, drop
+        )
 
 
 def _empty_classes(index: ImageIndex) -> Iterator[Finding]:
@@ -191,19 +195,6 @@ def _stray_files(index: ImageIndex) -> Iterator[Finding]:
         yield Finding("stray-file", text, "certain", advice, index.stray_files)
 
 
-def _finding(
-    index: ImageIndex,
-    kind: str,
-    text: str,
-    advice: str,
-    sets: Iterable[Iterable[int]],
-    suggestions: tuple[Suggestion, ...] = (),
-) -> Finding:
-    """A certain finding on sets of rows, each of equal contents."""
-    together = tuple(_paths(index, rows) for rows in sets)
-    return Finding(kind, text, "certain", advice, tuple(chain(*together)), together, suggestions)
-
-
 def _rows_by_content(index: ImageIndex) -> dict[str, list[int]]:
     """The rows of every content that occurs more than once."""
     often = {content for content, count in Counter(index.sha256).items() if count > 1}
@@ -216,11 +207,7 @@ def _rows_by_content(index: ImageIndex) -> dict[str, list[int]]:
 
 def _last_split_first(index: ImageIndex, rows: list[int]) -> list[int]:
     """Rows in the order in which copies are worth keeping: those to measure on first, so that no leak stays."""
-    return sorted(rows, key=lambda row: -("train", "validation", "test").index(_split_of(index, row)))
-
-
-def _split_of(index: ImageIndex, row: int) -> str:
-    return index.splits[row] or "train"
+    return sorted(rows, key=lambda row: -("train", "validation", "test").index(index.split_of(row)))
 
 
 def _paths(index: ImageIndex, rows: Iterable[int]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal
 
 Sure = Literal["certain", "likely", "possible"]
@@ -44,6 +45,20 @@ class Finding:
     def sentence(self) -> str:
         """What was found, how sure that is, and what to do, for a line of text."""
         return f"{self.text} {self.sure.capitalize()}. {self.advice}"
+
+
+def on_sets(
+    paths: Sequence[str],
+    kind: str,
+    text: str,
+    sure: Sure,
+    advice: str,
+    sets: Iterable[Iterable[int]],
+    suggestions: tuple[Suggestion, ...] = (),
+) -> Finding:
+    """A finding on sets of rows that belong together; `paths` are those of all images, by row."""
+    together = tuple(tuple(paths[row] for row in rows) for rows in sets)
+    return Finding(kind, text, sure, advice, tuple(chain(*together)), together, suggestions)
 
 
 def surplus(sets: Sequence[Sequence[str]]) -> tuple[Suggestion, ...]:

@@ -9,7 +9,7 @@ from itertools import chain, combinations
 import numpy as np
 
 from steadylens.data.duplicates import NearDuplicates
-from steadylens.data.findings import Finding, Suggestion, surplus
+from steadylens.data.findings import Finding, Suggestion, on_sets, surplus
 from steadylens.data.folders import counted
 from steadylens.data.sources import ImageIndex
 
@@ -23,7 +23,7 @@ def near_leakage(index: ImageIndex, near: NearDuplicates) -> Iterator[Finding]:
     for first, second in combinations(("train", "validation", "test"), 2):
         sets = []
         for rows in photographs:
-            here, there = ([row for row in rows if (index.splits[row] or "train") == name] for name in (first, second))
+            here, there = ([row for row in rows if index.split_of(row) == name] for name in (first, second))
             if here and {index.sha256[row] for row in there} - {index.sha256[row] for row in here}:
                 sets.append((here, there))
         if sets:
@@ -34,7 +34,9 @@ def near_leakage(index: ImageIndex, near: NearDuplicates) -> Iterator[Finding]:
             )
             advice = f"Look at them, and remove them from one of the two; suggested is {first}."
             drop = tuple(Suggestion(index.paths[row], "drop") for here, _ in sets for row in here)
-            yield _finding(index, "near-leakage", text, advice, [here + there for here, there in sets], drop)
+            yield on_sets(
+                index.paths, "near-leakage", text, "likely", advice, [here + there for here, there in sets], drop
+            )
 
 
 def near_conflicts(index: ImageIndex, near: NearDuplicates) -> Iterator[Finding]:
@@ -50,7 +52,9 @@ def near_conflicts(index: ImageIndex, near: NearDuplicates) -> Iterator[Finding]
             f"{counted(sets, 'photograph')} labelled both {names}, in files that hardly differ: all labels but one are "
             "wrong."
         )
-        yield _finding(index, "conflicting-label", text, "Keep each in the class where it belongs.", sets)
+        yield on_sets(
+            index.paths, "conflicting-label", text, "likely", "Keep each in the class where it belongs.", sets
+        )
 
 
 def near_copies(index: ImageIndex, near: NearDuplicates) -> Iterator[Finding]:
@@ -60,7 +64,7 @@ def near_copies(index: ImageIndex, near: NearDuplicates) -> Iterator[Finding]:
         if len(_one_each(index, rows)) < MANY_FRAMES:
             parts: dict[tuple[int, str], list[int]] = defaultdict(list)
             for row in _one_each(index, rows):
-                parts[int(index.labels[row]), index.splits[row] or "train"].append(row)
+                parts[int(index.labels[row]), index.split_of(row)].append(row)
             for (label, _), part in parts.items():
                 if len(part) > 1:
                     found[label].append(part)
@@ -72,7 +76,9 @@ def near_copies(index: ImageIndex, near: NearDuplicates) -> Iterator[Finding]:
             "are cut here keep them together."
         )
         drop = surplus([[index.paths[row] for row in rows] for rows in sets])
-        yield _finding(index, "near-duplicate", text, "Look at them, and remove the surplus.", sets, drop)
+        yield on_sets(
+            index.paths, "near-duplicate", text, "likely", "Look at them, and remove the surplus.", sets, drop
+        )
 
 
 def frames(index: ImageIndex, near: NearDuplicates) -> Iterator[Finding]:
@@ -88,7 +94,7 @@ def frames(index: ImageIndex, near: NearDuplicates) -> Iterator[Finding]:
             "Where scenes, patients or pieces were photographed many times, name them in a group column, so that those "
             "frames stay together too that look different."
         )
-        yield _finding(index, "frames", text, advice, sets)
+        yield on_sets(index.paths, "frames", text, "likely", advice, sets)
 
 
 def near_duplicate_count(index: ImageIndex, near: NearDuplicates) -> int:
@@ -107,16 +113,3 @@ def _photographs(index: ImageIndex, near: NearDuplicates) -> list[list[int]]:
 def _one_each(index: ImageIndex, rows: Iterable[int]) -> list[int]:
     """The first row of each content under each label."""
     return list({(index.sha256[row], int(index.labels[row])): row for row in reversed(list(rows))}.values())[::-1]
-
-
-def _finding(
-    index: ImageIndex,
-    kind: str,
-    text: str,
-    advice: str,
-    sets: Iterable[Iterable[int]],
-    suggestions: tuple[Suggestion, ...] = (),
-) -> Finding:
-    """A likely finding on sets of rows, each of one photograph."""
-    together = tuple(tuple(index.paths[row] for row in rows) for rows in sets)
-    return Finding(kind, text, "likely", advice, tuple(chain(*together)), together, suggestions)

@@ -89,6 +89,10 @@ class ImageIndex:
         """The number of usable images."""
         return len(self.paths)
 
+    def split_of(self, row: int) -> str:
+        """The split that the source gives an image; one without counts as train."""
+        return self.splits[row] or "train"
+
 
 def read_index(
     source: Any,  # noqa: ANN401 - frames have no common type
