@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,3 +173,23 @@ def test_both_digests_agree_with_a_known_one(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert files.sha256(b"abc") == known
     assert files.sha256_of_file(tmp_path / "a") == known
+
+
+def test_a_folder_is_locked_by_one_process_at_a_time(tmp_path: Path) -> None:
+    assert not files.is_locked(tmp_path)
+    with files.locked(tmp_path):
+        assert files.is_locked(tmp_path)
+        with pytest.raises(ResourceError, match="Another process is working in"), files.locked(tmp_path):
+            pass
+    assert not files.is_locked(tmp_path)
+    with files.locked(tmp_path):
+        pass
+
+
+def test_a_killed_process_leaves_no_lock_behind(tmp_path: Path) -> None:
+    code = "import os, sys, pathlib; from steadylens import files\nwith files.locked(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert ended.returncode == -9
+    assert not files.is_locked(tmp_path)
+    with files.locked(tmp_path):
+        pass

@@ -7,19 +7,24 @@ leaves either the old file or the new one.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from steadylens.errors import ResourceError
+
+LOCK = ".lock"  # in a folder that one process at a time may write: left there, since only who holds it counts
+_LOCK_TRIES, _LOCK_PAUSE_S = 5, 0.05
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -97,6 +102,38 @@ def rename(path: Path, target: Path) -> None:
         _flush_folder(target.parent)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder within the `with` block; the system lets go of it however the process ends.
+
+    Raises:
+        ResourceError: another process holds it, or the folder is on a file system that has no locks.
+    """
+    path = folder / LOCK
+    with _as_resource_error(path), path.open("ab") as file:
+        if not _taken(file):
+            raise ResourceError(
+                f"Another process is working in {folder}. Wait until it has ended, or choose another folder."
+            )
+        yield
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the lock of a folder at this moment."""
+    try:
+        file = (folder / LOCK).open("rb")
+    except OSError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # no locks here, so nobody holds one
+            return False
+    return False
+
+
 def create_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.memmap[Any, np.dtype[Any]]:
     """Create a `.npy` file of the given shape and return it memory-mapped for writing; the caller flushes it."""
     with _as_resource_error(path):
@@ -112,6 +149,18 @@ def sha256_of_file(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _taken(file: IO[bytes]) -> bool:
+    """Try to take a lock, for a moment: whoever asks `is_locked` holds it for an instant."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_S)
+        else:
+            return True
+    return False
 
 
 def _flush_folder(folder: Path) -> None:
