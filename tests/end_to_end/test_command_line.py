@@ -109,7 +109,7 @@ def test_a_run_holds_exactly_what_the_contract_says(trained: tuple[Path, Left]) 
     run, left = trained
     assert left.code == 0, left.err
     assert sorted(path.name for path in run.iterdir()) == [
-        "audit", "audit.json", "examples", "fixes.csv", "index.parquet", "metrics.jsonl", "model", "recipe.json",
+        ".lock", "audit", "audit.json", "checkpoints", "examples", "fixes.csv", "index.parquet", "metrics.jsonl", "model", "recipe.json",
         "report.html", "report.json",
     ]  # fmt: skip
     assert sorted(path.name for path in (run / "model").iterdir()) == ["model.json", "model.safetensors"]

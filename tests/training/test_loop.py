@@ -22,8 +22,9 @@ from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, wo
 from steadylens.models import NetworkSpec, build
 from steadylens.models.inference import logits_of
 from steadylens.training.early_stopping import tempered_log_loss
-from steadylens.training.loop import Epoch, Fitted, Step, fit
+from steadylens.training.loop import fit
 from steadylens.training.optimizers import rate_at
+from steadylens.training.state import Epoch, Fitted, Step
 
 SIDE = 10
 PREPROCESSING = Preprocessing(SIDE, (0.4, 0.4, 0.4), (0.25, 0.25, 0.25))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,13 +34,13 @@ class BestWeights:
         self.figure = float("inf")
         self.epoch = 0
         self._offers_since = 0
-        self._weights: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
 
     def offer(self, network: nn.Module, figure: float, epoch: int) -> None:
         """Keep the network's weights where `figure` is the lowest so far, or where nothing is to be chosen."""
         if figure < self.figure or not self.patience:
             self.figure, self.epoch, self._offers_since = figure, epoch, -1
-            self._weights = {name: t.detach().clone() for name, t in network.state_dict().items()}
+            self.weights = {name: t.detach().clone() for name, t in network.state_dict().items()}
         self._offers_since += 1
 
     def exhausted(self, epoch: int) -> bool:
@@ -45,7 +48,16 @@ class BestWeights:
         waited = epoch - self.epoch >= self.patience and self._offers_since >= min(self.patience, 3)
         return bool(self.patience) and waited
 
+    def state(self) -> dict[str, Any]:
+        """Where it is, `weights` apart, as JSON values."""
+        return {"figure": self.figure, "epoch": self.epoch, "offers_since": self._offers_since}
+
+    def go_to(self, state: Mapping[str, Any], weights: dict[str, Tensor]) -> None:
+        """Go to where `state` and `weights` were taken."""
+        self.figure, self.epoch, self._offers_since = state["figure"], state["epoch"], state["offers_since"]
+        self.weights = weights
+
     @torch.no_grad()
     def restore(self, network: nn.Module) -> None:
         """Put the best weights back."""
-        network.load_state_dict(self._weights)
+        network.load_state_dict(self.weights)
