@@ -48,7 +48,10 @@ class Continuation:
         if self.selection is None:
             return config
         recipe = self.selection.recipe
-        return replace(config, network=recipe.network, image_size=recipe.image_size, image_fit=recipe.image_fit)
+        given = config.given - {"transfer"}  # which goes with pretrained weights alone, and has been heeded
+        return replace(
+            config, given=given, network=recipe.network, image_size=recipe.image_size, image_fit=recipe.image_fit
+        )
 
     def keep_selection(self, selection: Selection) -> None:
         """Keep what was chosen."""

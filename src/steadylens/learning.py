@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from steadylens.errors import DataError
 from steadylens.models import build, pretrained, spec_of
 from steadylens.preparation import Prepared
 from steadylens.report import run_folder
-from steadylens.training.checkpoint import Checkpoints
+from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.finetune import adapt
 from steadylens.training.loop import fit
 from steadylens.training.position import fitted_from, outcome_of
@@ -40,12 +40,12 @@ def learn(
     network = build(spec_of(recipe))
     network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     outcome = checkpoints.outcome("trained")
-    kept = fitted_from(outcome, network, prepared.preprocessing)
-    if outcome is not None and kept is not None:
-        return kept, outcome.state["account"]
+    if outcome is not None:
+        trained = Checkpoint(outcome.state["fitted"], outcome.tensors)
+        return fitted_from(trained, network, prepared.preprocessing), outcome.state["account"]
     fitted, account = _train(run, network, prepared, selection, seconds, checkpoints, console, advance)
     trained = outcome_of(fitted)
-    checkpoints.keep("trained", replace(trained, state={**trained.state, "account": account}))
+    checkpoints.keep("trained", Checkpoint({"fitted": trained.state, "account": account}, trained.tensors))
     return fitted, account
 
 

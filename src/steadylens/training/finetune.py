@@ -226,8 +226,10 @@ def _fine_tune(
         if share_of_phase == 0:
             continue
         behind = done[-1].epochs if done else 0
-        part = fitted_from(checkpoints.outcome(phase), network, preprocessing)
-        if part is None:
+        outcome = checkpoints.outcome(phase)
+        if outcome is not None:
+            part = fitted_from(outcome, network, preprocessing)
+        else:
             _thaw(stages, lowest)
             part = fit(
                 network,

@@ -70,10 +70,8 @@ def outcome_of(fitted: Fitted) -> Checkpoint:
     return Checkpoint(state, copied(fitted.network.state_dict()))
 
 
-def fitted_from(outcome: Checkpoint | None, network: nn.Module, preprocessing: Preprocessing) -> Fitted | None:
-    """The finished training that was kept, its weights put into the network; None where there is none."""
-    if outcome is None:
-        return None
+def fitted_from(outcome: Checkpoint, network: nn.Module, preprocessing: Preprocessing) -> Fitted:
+    """The finished training that was kept, its weights put into the network."""
     network.load_state_dict(outcome.tensors)
     state = dict(outcome.state)
     curve, kept = state.pop("curve"), state.pop("kept")
