@@ -30,6 +30,7 @@ class BestWeights:
         self.patience = patience
         self.figure = float("inf")
         self.epoch = 0
+        self.counted_from = 0
         self._offers_since = 0
         self._weights: dict[str, Tensor] = {}
 
@@ -40,9 +41,14 @@ class BestWeights:
             self._weights = {name: t.detach().clone() for name, t in network.state_dict().items()}
         self._offers_since += 1
 
+    def wait(self, epoch: int) -> None:
+        """Count the patience from this epoch on, where the best one lies before it."""
+        self.counted_from = epoch
+
     def exhausted(self, epoch: int) -> bool:
         """Whether `patience` epochs have gone by since the best one, and several measurements with them."""
-        waited = epoch - self.epoch >= self.patience and self._offers_since >= min(self.patience, 3)
+        since = max(self.epoch, self.counted_from)
+        waited = epoch - since >= self.patience and self._offers_since >= min(self.patience, 3)
         return bool(self.patience) and waited
 
     @torch.no_grad()
