@@ -107,7 +107,10 @@ def train(
     image_fit: Annotated[
         str | None, _option("How images become square: squash, pad or auto.", "--fit", "--image-fit")
     ] = None,
-    imbalance: Annotated[str | None, _option("auto, none, class-weights, oversample or logit-adjust.")] = None,
+    imbalance: Annotated[
+        str | None,
+        _option("auto, none, class-weights, effective-number, oversample, logit-adjust, focal or ldam-drw."),
+    ] = None,
     minority_augment: Annotated[
         str | None, _option("auto, off, or 0 to 1: more and stronger copies of rare classes.")
     ] = None,

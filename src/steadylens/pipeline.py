@@ -38,7 +38,7 @@ from steadylens.report.page import save_examples, write_page
 from steadylens.report.thumbnails import draw_thumbnails, save_thumbnails
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.diagnosis import Diagnosis, diagnose
-from steadylens.training.imbalance import balance, natural_offsets
+from steadylens.training.imbalance import balance, natural_logits
 from steadylens.training.selection import DEFAULT_BUDGET_S, Selection, select
 from steadylens.training.state import Fitted
 
@@ -253,7 +253,7 @@ def _check_labels(
     held_out, paths = prepared.part(rows), [index.paths[row] for row in rows]
     counts = np.bincount(index.labels[splits.train], minlength=len(index.classes))
     remedy = balance(counts, recipe.imbalance, recipe.minority_augment, 0.0)
-    doubts = doubt(np.concatenate(logits) + natural_offsets(remedy, counts), held_out.labels)
+    doubts = doubt(natural_logits(np.concatenate(logits), remedy, counts), held_out.labels)
     found = suspicious_labels(doubts, held_out.labels, index.classes, paths)
     if foreign:
         known = prepared.part(splits.train).sample(MOST_KNOWN, recipe.seed)

@@ -16,6 +16,8 @@ from steadylens.metrics import balanced_log_loss, softmax
 # compared at the best of these temperatures each, and not by how sure of themselves they happen to be.
 TEMPERATURES = np.geomspace(0.5, 8.0, 17)
 
+_COUNTED = ("figure", "epoch", "counted_from", "_offers_since")
+
 
 def tempered_log_loss(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """The balanced log-loss of some logits, (n, classes), at the best of `TEMPERATURES`."""
@@ -33,6 +35,7 @@ class BestWeights:
         self.patience = patience
         self.figure = float("inf")
         self.epoch = 0
+        self.counted_from = 0
         self._offers_since = 0
         self.weights: dict[str, Tensor] = {}
 
@@ -43,18 +46,24 @@ class BestWeights:
             self.weights = {name: t.detach().clone() for name, t in network.state_dict().items()}
         self._offers_since += 1
 
+    def wait(self, epoch: int) -> None:
+        """Count the patience from this epoch on, where the best one lies before it."""
+        self.counted_from = epoch
+
     def exhausted(self, epoch: int) -> bool:
         """Whether `patience` epochs have gone by since the best one, and several measurements with them."""
-        waited = epoch - self.epoch >= self.patience and self._offers_since >= min(self.patience, 3)
+        since = max(self.epoch, self.counted_from)
+        waited = epoch - since >= self.patience and self._offers_since >= min(self.patience, 3)
         return bool(self.patience) and waited
 
     def state(self) -> dict[str, Any]:
         """Where it is, `weights` apart, as JSON values."""
-        return {"figure": self.figure, "epoch": self.epoch, "offers_since": self._offers_since}
+        return {name: getattr(self, name) for name in _COUNTED}
 
     def go_to(self, state: Mapping[str, Any], weights: dict[str, Tensor]) -> None:
         """Go to where `state` and `weights` were taken."""
-        self.figure, self.epoch, self._offers_since = state["figure"], state["epoch"], state["offers_since"]
+        for name in _COUNTED:
+            setattr(self, name, state[name])
         self.weights = weights
 
     @torch.no_grad()

@@ -22,7 +22,7 @@ from steadylens.models.inference import logits_of
 from steadylens.training.checkpoint import Checkpoints
 from steadylens.training.clock import Clock
 from steadylens.training.early_stopping import BestWeights, tempered_log_loss
-from steadylens.training.imbalance import as_tensor, balance, loss_of
+from steadylens.training.imbalance import balance, objective_of
 from steadylens.training.optimizers import Rates, adamw, rate_at, step
 from steadylens.training.position import put_back, take
 from steadylens.training.regularize import WeightAverage, mix, regularized, shrink
@@ -83,6 +83,8 @@ def fit(
                     best.offer(network, row.validation_tempered_log_loss, clock.epoch)
                 curve.append(row)
                 on_epoch(row)
+                if not training.remedy.in_full(clock.progress()):
+                    best.wait(clock.epoch)
                 if not stopped and best.exhausted(clock.epoch):
                     stopped = "early"
             if not stopped:
@@ -121,21 +123,22 @@ def train_epoch(
         The mean loss of its steps, and why the training ends with it ("" where it goes on).
     """
     network, recipe, device = training.network, training.recipe, training.device
-    weights, offsets = as_tensor(training.remedy.weights, device), as_tensor(training.remedy.offsets, device)
+    loss_of = objective_of(training.remedy, recipe.label_smoothing, device)
     losses = [] if losses is None else losses
     if clock.epoch_is_over:
         losses.clear()
         clock.begin_epoch(_steps_of(training, clock.epoch + 1))
     network.train()
     for positions in _steps_of(training, clock.epoch)[clock.step :]:
-        learning_rate = recipe.learning_rate * rate_at(clock.progress())
+        progress = clock.progress()
+        learning_rate = recipe.learning_rate * rate_at(progress)
         images, labels, partners, share = _batch(training, positions, clock)
 
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             logits = network(images)
-        loss = loss_of(logits, labels, weights, offsets, recipe.label_smoothing)
+        loss = loss_of(logits, labels, progress)
         if share < 1.0:
-            loss = share * loss + (1 - share) * loss_of(logits, partners, weights, offsets, recipe.label_smoothing)
+            loss = share * loss + (1 - share) * loss_of(logits, partners, progress)
         training.optimizer.zero_grad()
         loss.mean().backward()  # type: ignore[no-untyped-call]
         step(training.optimizer, learning_rate)
