@@ -36,6 +36,7 @@ EVERYTHING = replace(
     PLAIN, imbalance="logit-adjust", minority_augment=0.5, augment="strong", flip=True, l1=1e-4, l2=0.05, dropout=0.3,
     label_smoothing=0.1, mixup=0.5, early_stopping=2, averaging=0.9, epochs=4,
 )  # fmt: skip
+DEFERRED = replace(EVERYTHING, imbalance="ldam-drw", early_stopping=1)
 KERAS = replace(EVERYTHING, network="keras-blog", depth=3)
 
 
@@ -85,7 +86,7 @@ def comparable(rows: tuple[Epoch, ...]) -> list[Epoch]:
     return [replace(row, seconds=0.0, images_per_second=0.0) for row in rows]
 
 
-@pytest.mark.parametrize("recipe", [PLAIN, EVERYTHING, KERAS], ids=["plain", "everything", "keras-blog"])
+@pytest.mark.parametrize("recipe", [PLAIN, EVERYTHING, DEFERRED, KERAS], ids=["plain", "everything", "deferred", "keras-blog"])
 @pytest.mark.parametrize("every", [1, 3, 7])
 def test_however_often_it_crashes_it_ends_with_the_same_bits(tmp_path: Path, recipe: Recipe, every: int) -> None:
     whole, crashes = trained(recipe), 0
