@@ -31,6 +31,8 @@ from steadylens.preparation import Prepared, Stopwatch, decoded, indexed, prepar
 from steadylens.report import contents, run_folder
 from steadylens.report.audit_section import paths_to_draw
 from steadylens.report.examples import choose_examples
+from steadylens.report.loggers import Loggers, open_loggers
+from steadylens.report.metrics_log import epoch_line
 from steadylens.report.page import save_examples, write_page
 from steadylens.report.thumbnails import draw_thumbnails, save_thumbnails
 from steadylens.training.diagnosis import Diagnosis, diagnose
@@ -78,8 +80,22 @@ def train(
         SteadylensError: see `errors`.
     """
     console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
-    budget = config.budget or (None if config.epochs else DEFAULT_BUDGET_S)
     run_folder.require_free(run)
+    with open_loggers(config.log, run, console.say) as loggers:
+        return _train(read, run, config, command, splits_of, console, watch, loggers)
+
+
+def _train(
+    read: Callable[[Tally], ImageIndex],
+    run: Path,
+    config: Config,
+    command: str,
+    splits_of: Path | None,
+    console: Console,
+    watch: Stopwatch,
+    loggers: Loggers,
+) -> Run:
+    budget = config.budget or (None if config.epochs else DEFAULT_BUDGET_S)
     earlier = None if splits_of is None else read_splits(splits_of)
     prepared = prepare(read, config, console, watch, budget, earlier)
     run_folder.claim(run)
@@ -96,6 +112,7 @@ def train(
         )  # fmt: skip
         recipe = selection.recipe
         run_folder.write_recipe(run, recipe)
+        loggers.recipe(contents.recipe_block(recipe))
     console.say(f"  {recipe.network}, {recipe.imbalance}: {selection.why['network']}")
 
     with watch.stage("train"), console.stage("Training") as advance:
@@ -103,7 +120,7 @@ def train(
         if budget is not None:
             predicted = _images_to_predict(prepared, recipe, foreign)
             left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
-        fitted, account = _learn(run, prepared, selection, left, console, advance)
+        fitted, account = _learn(run, prepared, selection, left, console, advance, loggers)
         network = fitted.network
     with watch.stage("calibrate"), console.stage("Calibrating"):
         validation_logits = logits_of(network, validation, prepared.preprocessing)
@@ -126,6 +143,8 @@ def train(
         thumbnails = draw_thumbnails(index, prepared.store.pixels, paths_to_draw(prepared.findings))
         save_thumbnails(run / "audit", thumbnails, index.root)
         report = _report(command, prepared, selection, fitted, account, diagnosis, scores, test_scores, watch)
+        loggers.finished(report)
+        report["environment"] |= loggers.account()
         run_folder.write_report(run, report)
         write_page(run)
     for removed in prune(cache_folder(), CACHE_CEILING_BYTES, keep=[prepared.store.folder]):
@@ -134,12 +153,18 @@ def train(
 
 
 def _learn(
-    run: Path, prepared: Prepared, selection: Selection, seconds: float | None, console: Console, advance: Advance
+    run: Path,
+    prepared: Prepared,
+    selection: Selection,
+    seconds: float | None,
+    console: Console,
+    advance: Advance,
+    loggers: Loggers,
 ) -> tuple[Fitted, dict[str, Any] | None]:
     """Train from scratch, or adapt a pretrained backbone; the account of the latter goes into the report."""
     recipe, backbone = selection.recipe, prepared.backbone
     training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
-    progress = _Progress(run, console, advance)
+    progress = _Progress(run, console, advance, loggers)
     torch.manual_seed(recipe.seed)
     network = build(spec_of(recipe))
     if backbone.pretrained is None or not isinstance(network, pretrained.Backbone):
@@ -226,6 +251,7 @@ class _Progress:
     run: Path
     console: Console
     advance: Advance
+    loggers: Loggers
     reached: str = ""
 
     def step(self, step: Step) -> None:
@@ -236,12 +262,10 @@ class _Progress:
     def epoch(self, epoch: Epoch) -> None:
         """Keep and say what was measured after an epoch."""
         run_folder.append_epoch(self.run, epoch)
+        row = contents.curve_row(epoch)
+        self.loggers.epoch(row)
         self.reached = f"  balanced accuracy {epoch.validation_balanced_accuracy:.1%}"
-        self.console.say(
-            f"  epoch {epoch.epoch:3d}  {epoch.seconds:6.1f} s  {epoch.images_per_second:7,.0f} images/s  "
-            f"loss {epoch.train_loss:.3f}  balanced accuracy: train {epoch.train_balanced_accuracy:.1%}, "
-            f"validation {epoch.validation_balanced_accuracy:.1%}"
-        )
+        self.console.say(epoch_line(row))
 
 
 def _diagnose(fitted: Fitted, scores: dict[str, Any]) -> Diagnosis:

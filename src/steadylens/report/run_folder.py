@@ -20,6 +20,7 @@ from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
 from steadylens.errors import ConfigError
 from steadylens.report.contents import curve_row, recipe_block
+from steadylens.report.metrics_log import METRICS
 from steadylens.training.loop import Epoch
 
 
@@ -92,7 +93,7 @@ def write_recipe(run: Path, recipe: Recipe) -> None:
 
 def append_epoch(run: Path, epoch: Epoch) -> None:
     """Append one line to RUN/metrics.jsonl."""
-    files.append_line(run / "metrics.jsonl", json.dumps(curve_row(epoch), allow_nan=False))
+    files.append_line(run / METRICS, json.dumps(curve_row(epoch), allow_nan=False))
 
 
 def write_report(run: Path, report: Mapping[str, Any]) -> None:
