@@ -150,6 +150,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         precision: str = "auto",
         seed: int = 0,
         device: str = "auto",
+        log: str | Sequence[str] = (),
         splits: str | Path | None = None,
         out: str | Path | None = None,
         quiet: bool = True,
@@ -180,6 +181,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.precision = precision
         self.seed = seed
         self.device = device
+        self.log = log
         self.splits = splits
         self.out = out
         self.quiet = quiet

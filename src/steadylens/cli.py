@@ -128,6 +128,7 @@ def train(
         bool,
         _option("Go on with an unfinished run of the same images and options, or say that there is none.", "--resume"),
     ] = False,
+    log: Annotated[str | None, _option("tensorboard, mlflow, or both with a comma: they get the same figures.")] = None,
     config: Annotated[Path | None, _option("A TOML file of options.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -142,7 +143,7 @@ def train(
         "image_size": image_size, "image_fit": image_fit,
         "imbalance": imbalance, "minority_augment": minority_augment, "augment": augment, "l1": l1, "l2": l2,
         "dropout": dropout, "label_smoothing": label_smoothing, "mixup": mixup, "early_stopping": early_stopping,
-        "epochs": epochs, "seed": seed, "device": device,
+        "epochs": epochs, "seed": seed, "device": device, "log": log,
     }  # fmt: skip
     from steadylens.config import parse, read_toml
 
@@ -224,6 +225,49 @@ def predict(
     if refused:
         Console(quiet=quiet).say(f"{refused} could not be read.")
         raise typer.Exit(DataError.exit_code)
+
+
+@app.command()
+def runs(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FOLDER...]", help="Folders of runs. [the current one]", show_default=False),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List runs with their state, score and time, the newest first."""
+    from steadylens.console import Console
+    from steadylens.report.runs import find_runs, runs_table
+
+    found = find_runs(folders or [Path()], Console(quiet=quiet).say)
+    print_out(json.dumps([run.as_dict() for run in found]) if as_json else runs_table(found))
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Follow a run from another terminal until it has ended; leaves with 0 where it is finished, else with 130."""
+    from steadylens.console import Console
+    from steadylens.report.metrics_log import epoch_line
+    from steadylens.report.runs import Overview, ending, follow
+
+    console = Console(quiet=quiet)
+    try:
+        for event in follow(run):
+            if isinstance(event, Overview):
+                print_out(json.dumps(event.as_dict()) if as_json else ending(event))
+                raise typer.Exit(event.exit_code)
+            if isinstance(event, str):
+                console.say(event)
+            else:
+                print_out(json.dumps(event) if as_json else epoch_line(event))
+    except interruption.Interrupted as interrupted:
+        console.say("No longer watched. The run is not touched by that.")
+        raise typer.Exit(interrupted.exit_code) from None
 
 
 @app.command()

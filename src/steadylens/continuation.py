@@ -202,7 +202,8 @@ def _write_begun(path: Path, config: Config, command: str, data: str) -> None:
 
 
 def _as_json(config: Config) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in fields(Config) if field.name != "given"}
+    """What determines the run, as JSON values: neither who was told of it, nor which values were the defaults."""
+    return {field.name: getattr(config, field.name) for field in fields(Config) if field.name not in ("given", "log")}
 
 
 def _begun(run: Path) -> dict[str, Any]:

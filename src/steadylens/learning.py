@@ -15,6 +15,9 @@ from steadylens.errors import DataError
 from steadylens.models import build, pretrained, spec_of
 from steadylens.preparation import Prepared
 from steadylens.report import run_folder
+from steadylens.report.contents import curve_row
+from steadylens.report.loggers import Loggers
+from steadylens.report.metrics_log import epoch_line
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.finetune import adapt
 from steadylens.training.loop import fit
@@ -31,6 +34,7 @@ def learn(
     checkpoints: Checkpoints,
     console: Console,
     advance: Advance,
+    loggers: Loggers,
 ) -> tuple[Fitted, dict[str, Any] | None]:
     """Train, or take what was trained; with a pretrained backbone there is an account of it for the report."""
     recipe, backbone = selection.recipe, prepared.backbone.pretrained
@@ -43,7 +47,7 @@ def learn(
     if outcome is not None:
         trained = Checkpoint(outcome.state["fitted"], outcome.tensors)
         return fitted_from(trained, network, prepared.preprocessing), outcome.state["account"]
-    fitted, account = _train(run, network, prepared, selection, seconds, checkpoints, console, advance)
+    fitted, account = _train(run, network, prepared, selection, seconds, checkpoints, console, advance, loggers)
     trained = outcome_of(fitted)
     checkpoints.keep("trained", Checkpoint({"fitted": trained.state, "account": account}, trained.tensors))
     return fitted, account
@@ -58,11 +62,12 @@ def _train(
     checkpoints: Checkpoints,
     console: Console,
     advance: Advance,
+    loggers: Loggers,
 ) -> tuple[Fitted, dict[str, Any] | None]:
     """Train from scratch, or adapt a pretrained backbone; the account of the latter goes into the report."""
     recipe, backbone = selection.recipe, prepared.backbone
     training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
-    progress = _Progress(run, console, advance)
+    progress = _Progress(run, console, advance, loggers)
     if backbone.pretrained is None or not isinstance(network, pretrained.Backbone):
         fitted = fit(
             network, training, validation, recipe, prepared.preprocessing,
@@ -91,6 +96,7 @@ class _Progress:
     run: Path
     console: Console
     advance: Advance
+    loggers: Loggers
     reached: str = ""
 
     def step(self, step: Step) -> None:
@@ -101,9 +107,7 @@ class _Progress:
     def epoch(self, epoch: Epoch) -> None:
         """Keep and say what was measured after an epoch."""
         run_folder.append_epoch(self.run, epoch)
+        row = curve_row(epoch)
+        self.loggers.epoch(row)
         self.reached = f"  balanced accuracy {epoch.validation_balanced_accuracy:.1%}"
-        self.console.say(
-            f"  epoch {epoch.epoch:3d}  {epoch.seconds:6.1f} s  {epoch.images_per_second:7,.0f} images/s  "
-            f"loss {epoch.train_loss:.3f}  balanced accuracy: train {epoch.train_balanced_accuracy:.1%}, "
-            f"validation {epoch.validation_balanced_accuracy:.1%}"
-        )
+        self.console.say(epoch_line(row))

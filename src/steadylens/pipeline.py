@@ -34,6 +34,7 @@ from steadylens.preparation import Prepared, Stopwatch, prepare
 from steadylens.report import contents, run_folder
 from steadylens.report.audit_section import paths_to_draw
 from steadylens.report.examples import choose_examples
+from steadylens.report.loggers import Loggers, open_loggers
 from steadylens.report.page import save_examples, write_page
 from steadylens.report.thumbnails import draw_thumbnails, save_thumbnails
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
@@ -91,8 +92,8 @@ def train(
         return Run(run, run_folder.read_report(run))
     earlier = None if splits_of is None else read_splits(splits_of)
     continued = taken_up(run, config, command=command, data=data, resume=resume, watch=watch, console=console)
-    with continued as begun:
-        report = _do(read, run, begun.pinned(config), command, begun, earlier, console, watch)
+    with open_loggers(config.log, run, console.say) as loggers, continued as begun:
+        report = _do(read, run, begun.pinned(config), command, begun, earlier, console, watch, loggers)
     return Run(run, report)
 
 
@@ -105,6 +106,7 @@ def _do(
     earlier: Mapping[str, str] | None,
     console: Console,
     watch: Stopwatch,
+    loggers: Loggers,
 ) -> dict[str, Any]:
     """The run as a story; every stage that an earlier process has done is taken from the run's checkpoints."""
     budget = config.budget or (None if config.epochs else DEFAULT_BUDGET_S)
@@ -118,6 +120,7 @@ def _do(
         begun.keep_selection(selection)
         recipe = selection.recipe
         run_folder.write_recipe(run, recipe)
+        loggers.recipe(contents.recipe_block(recipe))
     console.say(f"  {recipe.network}, {recipe.imbalance}: {selection.why['network']}")
 
     with watch.stage("train"), console.stage("Training") as advance, interruption.deferred():
@@ -126,7 +129,7 @@ def _do(
         if budget is not None:
             predicted = _images_to_predict(prepared, recipe, foreign)
             left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
-        fitted, account = learn(run, prepared, selection, left, begun.checkpoints, console, advance)
+        fitted, account = learn(run, prepared, selection, left, begun.checkpoints, console, advance, loggers)
         network = fitted.network
     with watch.stage("calibrate"), console.stage("Calibrating"):
         validation = prepared.part(splits.validation)
@@ -146,8 +149,10 @@ def _do(
         _show_images(run, prepared, test, apply_temperature(test_logits, temperature), recipe.seed)
         report = _report(command, prepared, selection, fitted, account, diagnosis, scores, test_scores, watch)
         report["training"]["resumed"] = begun.resumed
-        run_folder.write_report(run, report)
-        write_page(run)
+        loggers.finished(report)
+        report["environment"] |= loggers.account()
+        write_page(run, report)
+        run_folder.write_report(run, report)  # last: by it a finished run is known
     _tidy_cache(prepared, console)
     return report
 

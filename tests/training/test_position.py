@@ -86,7 +86,9 @@ def comparable(rows: tuple[Epoch, ...]) -> list[Epoch]:
     return [replace(row, seconds=0.0, images_per_second=0.0) for row in rows]
 
 
-@pytest.mark.parametrize("recipe", [PLAIN, EVERYTHING, DEFERRED, KERAS], ids=["plain", "everything", "deferred", "keras-blog"])
+@pytest.mark.parametrize(
+    "recipe", [PLAIN, EVERYTHING, DEFERRED, KERAS], ids=["plain", "everything", "deferred", "keras-blog"]
+)
 @pytest.mark.parametrize("every", [1, 3, 7])
 def test_however_often_it_crashes_it_ends_with_the_same_bits(tmp_path: Path, recipe: Recipe, every: int) -> None:
     whole, crashes = trained(recipe), 0

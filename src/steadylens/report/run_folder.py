@@ -20,6 +20,7 @@ from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
 from steadylens.errors import ConfigError, DataError
 from steadylens.report.contents import curve_row, recipe_block
+from steadylens.report.metrics_log import METRICS
 from steadylens.training.checkpoint import BEGUN
 from steadylens.training.state import Epoch
 
@@ -54,8 +55,8 @@ def _is_trace_of_a_start(path: Path) -> bool:
 
 
 def is_finished(run: Path) -> bool:
-    """Whether all of a run is there: the page is written last."""
-    return (run / "report.json").is_file() and (run / "report.html").is_file()
+    """Whether all of a run is there: report.json is written last."""
+    return (run / "report.json").is_file()
 
 
 def is_unfinished(run: Path) -> bool:
@@ -132,7 +133,7 @@ def write_recipe(run: Path, recipe: Recipe) -> None:
 
 def append_epoch(run: Path, epoch: Epoch) -> None:
     """Append one line to RUN/metrics.jsonl."""
-    files.append_line(run / "metrics.jsonl", json.dumps(curve_row(epoch), allow_nan=False))
+    files.append_line(run / METRICS, json.dumps(curve_row(epoch), allow_nan=False))
 
 
 def write_report(run: Path, report: Mapping[str, Any]) -> None:
