@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steadylens import models
-from steadylens.config import AUGMENT, IMBALANCE, NETWORKS, Config, Recipe, parse, read_toml
+from steadylens.config import AUGMENT, FROM_SCRATCH_ONLY, IMBALANCE, NETWORKS, Config, Recipe, parse, read_toml
 from steadylens.data import augment
 from steadylens.errors import ConfigError
-from steadylens.training import imbalance
 
 NAMES = [field.name for field in fields(Config) if field.name != "given"]
 Allowed = Callable[[Any], bool]
@@ -45,7 +44,9 @@ ALLOWED: dict[str, Allowed] = {
     "width": number(0.05, 16),
     "image_size": whole(8, 1024, "auto"),
     "image_fit": choice("auto", "squash", "pad"),
-    "imbalance": choice("auto", "none", "class-weights", "oversample", "logit-adjust"),
+    "imbalance": choice(
+        "auto", "none", "class-weights", "effective-number", "oversample", "logit-adjust", "focal", "ldam-drw"
+    ),
     "minority_augment": number(0, 1, "auto"),
     "augment": choice("auto", "off", "light", "medium", "strong"),
     "flip": choice("auto", "on", "off"),
@@ -263,7 +264,7 @@ def test_choices_are_those_of_the_modules_that_know_them() -> None:
     assert tuple(models.NETWORKS) == NETWORKS
     assert tuple(models.DEFAULT_DEPTH) == NETWORKS
     assert tuple(augment.LEVELS) == AUGMENT
-    assert imbalance.REMEDIES == IMBALANCE
+    assert set(FROM_SCRATCH_ONLY) < set(IMBALANCE)
 
 
 def test_a_recipe_has_every_option_and_what_it_is_applied_to() -> None:

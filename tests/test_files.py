@@ -187,8 +187,11 @@ def test_a_folder_is_locked_by_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_leaves_no_lock_behind(tmp_path: Path) -> None:
-    code = "import os, sys, pathlib; from steadylens import files\nwith files.locked(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    code = (
+        "import os, sys, pathlib\nfrom steadylens import files\n"
+        "with files.locked(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)  # noqa: S603 - our own words
     assert ended.returncode == -9
     assert not files.is_locked(tmp_path)
     with files.locked(tmp_path):

@@ -16,9 +16,20 @@ MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*
 
 # From the ground to the roof; a module may import what stands before it, and its own folder.
 ORDER = [
-    *("errors", "files", "metrics", "config", "console"),
+    *("errors", "interruption", "files", "metrics", "config", "console"),
     *("data", "models", "training", "evaluation", "deployment", "report"),
-    *("preparation", "inspection", "pipeline", "classifier", "diagnostics", "demo", "cli"),
+    *(
+        "preparation",
+        "inspection",
+        "continuation",
+        "learning",
+        "measurement",
+        "pipeline",
+        "classifier",
+        "diagnostics",
+        "demo",
+        "cli",
+    ),
     "__init__",
 ]
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "requests", "urllib", "socket"}

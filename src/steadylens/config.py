@@ -16,7 +16,8 @@ from steadylens.errors import ConfigError
 Auto = Literal["auto"]
 
 NETWORKS = ("keras-blog", "cnn-s", "cnn-m", "cnn-l")
-IMBALANCE = ("none", "class-weights", "oversample", "logit-adjust")
+IMBALANCE = ("none", "class-weights", "effective-number", "oversample", "logit-adjust", "focal", "ldam-drw")
+FROM_SCRATCH_ONLY = ("focal", "ldam-drw")  # remedies that a pretrained backbone cannot have, see `training.backbones`
 AUGMENT = ("off", "light", "medium", "strong")
 IMAGE_FIT = ("squash", "pad")
 LOGGERS = ("tensorboard", "mlflow")

@@ -26,6 +26,7 @@ from steadylens.errors import ArtifactError, ResourceError
 from steadylens.models import NetworkSpec, build
 
 CLASSES = ("Käfer", "quo'te \"<b>", "third")
+Rewrite = Callable[[Callable[[dict[str, Any]], object]], None]
 SPEC = NetworkSpec("cnn-s", classes=3, image_size=8, depth=0, width=0.25, dropout=0.1)
 PREPROCESSING = Preprocessing(8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
@@ -118,6 +119,27 @@ def test_half_precision_and_channels_last_networks_are_stored_as_float32(tmp_pat
     weights = load(tmp_path / "model").network.state_dict()
     assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float32}
     assert torch.equal(weights["head.weight"], network.state_dict()["head.weight"].float())
+
+
+@pytest.mark.parametrize("name", ["cnn-s", "keras-blog"])
+def test_a_cosine_head_is_stored_and_comes_back(tmp_path: Path, name: str) -> None:
+    spec = replace(SPEC, name=name, depth=1, head="cosine")
+    network = build(spec).eval()
+    pack_into(tmp_path / "model", network, spec=spec)
+    loaded, images = load(tmp_path / "model"), torch.randn(4, 3, 8, 8)
+    assert loaded.spec.head == "cosine"
+    assert torch.equal(loaded.network(images), network(images))
+
+
+def test_a_document_without_a_head_has_a_linear_one(folder: Path, rewrite: Rewrite) -> None:
+    rewrite(lambda document: document["network"].pop("head"))
+    assert load(folder).spec.head == "linear"
+
+
+def test_an_unknown_head_is_refused(folder: Path, rewrite: Rewrite) -> None:
+    rewrite(lambda document: document["network"].update(head="square"))
+    with pytest.raises(ArtifactError, match="cannot have a last layer 'square'"):
+        load(folder)
 
 
 def test_loading_and_packing_leave_the_global_generator_alone(tmp_path: Path) -> None:

@@ -239,14 +239,14 @@ def test_damaged_metrics_of_an_earlier_part_are_said(tmp_path: Path, monkeypatch
 
 
 @pytest.fixture
-def scalars(tmp_path: Path) -> Callable[[], dict[str, dict[int, list[float]]]]:
+def scalars(tmp_path: Path) -> Callable[[], dict[str, dict[int, list[Any]]]]:
     """Reads RUN/tensorboard as TensorBoard does: the values by name and epoch."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
-    def read() -> dict[str, dict[int, list[float]]]:
+    def read() -> dict[str, dict[int, list[Any]]]:
         events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
         events.Reload()
-        found: dict[str, dict[int, list[float]]] = {}
+        found: dict[str, dict[int, list[Any]]] = {}
         for name in events.Tags()["scalars"]:
             for event in events.Scalars(name):
                 found.setdefault(name, {}).setdefault(event.step, []).append(round(event.value, 5))  # float32

@@ -315,7 +315,7 @@ def test_what_is_no_run_or_not_any_more_is_refused(make: MakeRun, tmp_path: Path
         ("steadylens train 'photos", "To go on: steadylens train ''\"'\"'photos' --out {run} --resume"),
         (
             "steadylens.train('photos')",
-            "To go on, make the call that began it with out='{run}' and resume=True: steadylens.train('photos')",
+            "To go on, make the same call with out='{run}': steadylens.train('photos')",
         ),
         (None, "To go on, give the command that began it with --out {run} --resume."),
     ],

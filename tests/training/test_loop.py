@@ -14,16 +14,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from steadylens.config import Recipe
+from steadylens.config import IMBALANCE, Recipe
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
 from steadylens.errors import ConfigError
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
-from steadylens.models import NetworkSpec, build
+from steadylens.models import NetworkSpec, build, spec_of
+from steadylens.models.heads import SCALE
 from steadylens.models.inference import logits_of
 from steadylens.training.early_stopping import tempered_log_loss
-from steadylens.training.loop import Epoch, Fitted, Step, fit
+from steadylens.training.loop import fit
 from steadylens.training.optimizers import rate_at
+from steadylens.training.state import Epoch, Fitted, Step
 
 SIDE = 10
 PREPROCESSING = Preprocessing(SIDE, (0.4, 0.4, 0.4), (0.25, 0.25, 0.25))
@@ -72,8 +74,7 @@ CONTRARY = replace(VALIDATION, labels=(VALIDATION.labels + 1) % 3)
 
 def fitted(recipe: Recipe, validation: LabelledPixels = VALIDATION, **others: Any) -> Fitted:  # noqa: ANN401
     torch.manual_seed(0)
-    spec = NetworkSpec(recipe.network, 3, SIDE, recipe.depth, recipe.width, recipe.dropout)
-    return fit(build(spec), TRAIN, validation, recipe, others.pop("preprocessing", PREPROCESSING), **others)
+    return fit(build(spec_of(recipe)), TRAIN, validation, recipe, others.pop("preprocessing", PREPROCESSING), **others)
 
 
 def weights_of(result: Fitted) -> NDArray[np.float32]:
@@ -139,6 +140,9 @@ def test_another_seed_gives_other_weights(recipe: Recipe) -> None:
         {"imbalance": "class-weights"},
         {"imbalance": "oversample"},
         {"imbalance": "logit-adjust"},
+        {"imbalance": "effective-number"},
+        {"imbalance": "focal"},
+        {"imbalance": "ldam-drw"},
         {"averaging": 0.9},
         {"learning_rate": 1e-3},
         {"batch_size": 32},
@@ -155,7 +159,9 @@ def test_every_part_of_a_recipe_has_an_effect(change: dict[str, Any]) -> None:
 
 
 def test_remedies_for_imbalance_differ_from_each_other() -> None:
-    results = [weights(replace(RECIPE, imbalance=name)) for name in ("class-weights", "oversample", "logit-adjust")]
+    results = [
+        weights(replace(RECIPE, imbalance=name)) for name in IMBALANCE if name != "ldam-drw"
+    ]  # a head of its own
     assert not any(np.array_equal(a, b) for a, b in itertools.combinations(results, 2))
 
 
@@ -291,3 +297,24 @@ def test_it_learns_on_a_gpu(precision: str) -> None:
     assert next(result.network.parameters()).device.type == "cuda"
     found = logits_of(result.network, VALIDATION, PREPROCESSING).argmax(1)
     assert balanced_accuracy(VALIDATION.labels, found, 3) >= 0.9
+
+
+@pytest.mark.parametrize("network", ["cnn-s", "keras-blog"])
+def test_ldam_learns_and_its_last_fifth_is_re_weighted(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(RECIPE, network=network, imbalance="ldam-drw", epochs=10, early_stopping=0)
+    result = fitted(recipe)
+    assert result.kept.validation_balanced_accuracy > 0.9
+    assert np.abs(logits_of(result.network, VALIDATION.pixels, PREPROCESSING)).max() <= SCALE * (1 + 1e-5)
+    monkeypatch.setattr("steadylens.training.imbalance.DEFERRED", 1.1)
+    never = fitted(recipe)
+    train_losses = [[row.train_loss for row in each.curve] for each in (result, never)]
+    assert train_losses[0][:8] == train_losses[1][:8]
+    assert train_losses[0][8:] != train_losses[1][8:]
+
+
+def test_patience_runs_anew_from_where_re_weighting_begins() -> None:
+    recipe = replace(RECIPE, imbalance="ldam-drw", epochs=40, early_stopping=3)
+    result = fitted(recipe, CONTRARY)
+    assert result.stopped == "early"
+    assert result.best_epoch < 10
+    assert result.epochs == 0.8 * 40 - 1 + 3, "epoch 31 is the last measured one before"

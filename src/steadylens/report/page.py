@@ -59,16 +59,20 @@ class _Picture:
     probability: float
 
 
-def write_page(run: Path) -> Path:
+def write_page(run: Path, report: Mapping[str, Any] | None = None) -> Path:
     """(Re)write RUN/report.html from what is in RUN; nothing else is needed.
+
+    Args:
+        run: its folder.
+        report: what report.json is going to say, where it is not written yet.
 
     Raises:
         DataError: report.json is missing, or a file that the page needs cannot be read.
         ResourceError: the page cannot be written.
     """
-    report = _read_report(run)
+    shown = _read_report(run) if report is None else json.loads(json.dumps(report))
     page = run / "report.html"
-    files.write_bytes(page, render("template.html.j2", _context(run, report)))
+    files.write_bytes(page, render("template.html.j2", _context(run, shown)))
     return page
 
 

@@ -29,6 +29,7 @@ from steadylens.data.store import FEATURES
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone
 from steadylens.training.early_stopping import tempered_log_loss
+from steadylens.training.imbalance import effective_number_weights
 
 Features = NDArray[np.float32]
 
@@ -132,14 +133,14 @@ def fit_probe(
         views: of the same images, each (n, width); the first is the images as they are, by which is judged.
         labels: (n,)
         classes: how many there are.
-        remedy: for imbalance, one of `imbalance.REMEDIES`; drawing classes equally often and weighting them are the
-            same here.
+        remedy: for imbalance, one of `config.IMBALANCE` but for `config.FROM_SCRATCH_ONLY`; drawing classes equally
+            often and weighting them are the same here.
         seed: of the folds.
         clusters: (n,) number of the set of near-duplicates of each image, which stays in one fold; None: each its own.
     """
     chosen = cross_validate(views, labels, classes, remedy=remedy, seed=seed, clusters=clusters)
     mean, std, scaled = _standardised(views)
-    weight, bias = _Regression(remedy, classes).fit(
+    weight, bias = _Regression(remedy, classes, labels).fit(
         np.concatenate(scaled), np.tile(labels, len(views)), chosen.strength
     )
     folded = weight / std
@@ -204,7 +205,7 @@ def cross_validate(
     for fold in np.unique(folds[judged]):
         learned, left_out = rows[folds[rows] != fold], rows[folds[rows] == fold]
         x = np.concatenate([view[learned] for view in scaled])
-        parts.append((x, np.tile(labels[learned], len(views)), left_out, _Regression(remedy, classes)))
+        parts.append((x, np.tile(labels[learned], len(views)), left_out, _Regression(remedy, classes, labels[learned])))
     best, best_loss, worse = (MIDDLE, np.zeros((0, classes), np.float32)), np.inf, 0
     for strength in STRENGTHS:  # from strong to weak, each from where the last one ended
         out = np.zeros((len(labels), classes), np.float32)
@@ -229,9 +230,14 @@ def _standardised(views: Sequence[Features]) -> tuple[Features, Features, list[F
 class _Regression:
     """scikit-learn's multinomial logistic regression with the remedy for imbalance, warm from its last fit."""
 
-    def __init__(self, remedy: str, classes: int) -> None:
+    def __init__(self, remedy: str, classes: int, labels: NDArray[np.int64]) -> None:
+        """`labels` are those of the images that it will be fitted to, each once however many views there are."""
         self.remedy, self.classes = remedy, classes
-        weighting = "balanced" if remedy in ("class-weights", "oversample") else None
+        weighting: str | dict[int, float] | None = "balanced" if remedy in ("class-weights", "oversample") else None
+        if remedy == "effective-number":
+            present, counts = np.unique(labels, return_counts=True)
+            weights = effective_number_weights(counts, counts / counts.sum())
+            weighting = dict(zip(present.tolist(), weights.tolist(), strict=True))
         self._model = LogisticRegression(class_weight=weighting, warm_start=True, max_iter=200, tol=1e-3)
 
     def fit(
