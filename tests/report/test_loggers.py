@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_a_logger_is_told_the_recipe_each_epoch_and_the_final_figures() -> None:
         assert fake.closed is None
     assert fake.logs[-1] == RunLog(RECIPE, (row(1), row(2)), FINAL, 2)
     assert fake.closed is True
-    assert loggers.account() == {"loggers": {"fake": "all 2 epochs in nowhere"}}
+    assert loggers.account() == {"loggers": {"fake": "2 of 2 epochs in nowhere"}}
 
 
 def test_without_loggers_nothing_is_done_and_nothing_is_told() -> None:
@@ -94,10 +95,15 @@ def test_without_loggers_nothing_is_done_and_nothing_is_told() -> None:
 
 
 def test_a_run_that_does_not_end_is_closed_as_such() -> None:
-    fake = Fake()
-    with pytest.raises(ZeroDivisionError), Loggers({"fake": fake}, pytest.fail) as loggers:
-        loggers.finished({**REPORT, "training": {"best_epoch": 1 // 0}})
-    assert fake.closed is False
+    def interrupted(after: Callable[[Loggers], None]) -> bool | None:
+        fake = Fake()
+        with suppress(KeyboardInterrupt), Loggers({"fake": fake}, pytest.fail) as loggers:
+            after(loggers)
+            raise KeyboardInterrupt
+        return fake.closed
+
+    assert interrupted(lambda loggers: loggers.epoch(row(1))) is False
+    assert interrupted(lambda loggers: loggers.finished(REPORT)) is False  # the report is not written yet
 
 
 def test_a_run_that_is_gone_on_with_logs_no_epoch_twice_and_leaves_none_out() -> None:
@@ -141,11 +147,11 @@ def test_a_logger_that_fails_is_said_once_counted_and_made_up_for() -> None:
         assert fake.epochs == [1, 2, 3, 4, 5]
         loggers.finished(REPORT)
     error = "ConnectionError: no route to https://host/api"
-    assert said == [f"  fake failed, and will be tried again; the training goes on: {error}"]
+    assert said == [f"  The log fake failed: {error}. It is tried again; the training goes on."]
     assert loggers.account() == {
         "loggers": {
-            "fake": f"all 5 epochs in nowhere; failed 2 times, first by {error}",
-            "other": "all 5 epochs in nowhere",
+            "fake": f"5 of 5 epochs in nowhere; failed 2 times, first by {error}",
+            "other": "5 of 5 epochs in nowhere",
         }
     }
 
@@ -158,9 +164,29 @@ def test_what_a_logger_never_got_is_told() -> None:
         loggers.epoch(row(2))
         loggers.finished(REPORT)
         told = loggers.account()["loggers"]["fake"]  # into the report, before the logs are closed
-    assert told.startswith("1 of 2 epochs in nowhere; failed 2 times, first by OSError: xxx")
+    assert told.startswith("1 of 2 epochs without the test figures in nowhere; failed 2 times, first by OSError: xxx")
     assert len(told) < 400
     assert len(said) == 1
+
+
+def test_final_figures_that_are_missing_are_told() -> None:
+    fake, said = Fake(), list[str]()
+    with Loggers({"fake": fake}, said.append) as loggers:
+        loggers.epoch(row(1))
+        fake.fails = OSError("full")
+        loggers.finished(REPORT)
+        assert loggers.account() == {
+            "loggers": {
+                "fake": "1 of 1 epochs without the test figures in nowhere; failed once, first by OSError: full"
+            }
+        }
+
+
+def test_a_log_that_cannot_be_closed_is_said() -> None:
+    fake, said = Fake(), list[str]()
+    with Loggers({"fake": fake}, said.append):
+        fake.fails = OSError("full")
+    assert said == ["  The log fake failed: OSError: full. It is left open."]
 
 
 def test_the_end_is_tried_without_waiting() -> None:
@@ -223,7 +249,7 @@ def scalars(tmp_path: Path) -> Callable[[], dict[str, dict[int, list[Any]]]]:
         found: dict[str, dict[int, list[Any]]] = {}
         for name in events.Tags()["scalars"]:
             for event in events.Scalars(name):
-                found.setdefault(name, {}).setdefault(event.step, []).append(pytest.approx(event.value))
+                found.setdefault(name, {}).setdefault(event.step, []).append(round(event.value, 5))  # float32
         return found
 
     return read
@@ -241,7 +267,7 @@ def test_tensorboard_has_the_rows_of_metrics_jsonl_by_the_same_names(
         loggers.finished(REPORT)
     final = {name: {2: [value]} for name, value in FINAL.items()}
     assert scalars() == {"seconds": seconds, "train_loss": {0: [0.5]}, **final}
-    assert loggers.account() == {"loggers": {"tensorboard": f"all 2 epochs in {tmp_path / 'tensorboard'}"}}
+    assert loggers.account() == {"loggers": {"tensorboard": f"2 of 2 epochs in {tmp_path / 'tensorboard'}"}}
 
 
 def test_tensorboard_has_the_recipe_as_parameters(tmp_path: Path) -> None:
@@ -261,7 +287,7 @@ def test_tensorboard_has_the_recipe_as_parameters(tmp_path: Path) -> None:
 def test_tensorboard_shows_no_epoch_twice_after_an_interruption(
     tmp_path: Path, scalars: Callable[[], dict[str, dict[int, list[float]]]]
 ) -> None:
-    for first, last in ((1, 3), (3, 4)):
+    for first, last in ((1, 4), (3, 4)):
         loggers = open_loggers(["tensorboard"], tmp_path, pytest.fail)  # as after kill -9, nothing is closed
         loggers.recipe(RECIPE)
         for epoch in range(first, last + 1):
@@ -270,6 +296,8 @@ def test_tensorboard_shows_no_epoch_twice_after_an_interruption(
                 file.write(json.dumps(row(epoch, loss=first + epoch / 10)) + "\n")
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
     assert scalars()["train_loss"] == {1: [1.1], 2: [1.2], 3: [3.3], 4: [3.4]}
+    loggers.epoch(row(4, loss=4.4))  # once more, within one process
+    assert scalars()["train_loss"] == {1: [1.1], 2: [1.2], 3: [3.3], 4: [4.4]}
 
 
 def test_tensorboard_makes_up_for_what_it_could_not_write(
@@ -343,7 +371,7 @@ def test_mlflow_has_one_run_with_the_recipe_each_epoch_once_and_the_final_figure
         "train_loss": [[1, 1.1], [3, 1.3], [4, 2.4]],  # MLflow takes nothing back: epoch 3 stays as it was first
         **{name: [[2, value]] for name, value in FINAL.items()},
     }
-    assert account == {"loggers": {"mlflow": f"all 4 epochs in sqlite:///{tmp_path / 'mlflow.db'}"}}
+    assert account == {"loggers": {"mlflow": f"4 of 4 epochs in sqlite:///{tmp_path / 'mlflow.db'}"}}
 
 
 def test_a_server_of_mlflow_that_is_not_there_is_refused_at_once(

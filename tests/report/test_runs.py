@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -177,6 +179,11 @@ def test_damaged_metrics_are_said_and_the_rest_counts(make: MakeRun) -> None:
 # The list
 
 
+def test_whoever_asks_does_not_wait_for_large_imports() -> None:
+    code = "import sys, steadylens.report.runs; sys.exit(bool({'torch', 'pyarrow', 'sklearn'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603 - our own code
+
+
 def test_runs_are_found_in_a_folder_and_directly_below_it_the_newest_first(make: MakeRun, tmp_path: Path) -> None:
     for name, minute in (("old", 1), ("new", 3), ("new/deeper", 2), ("too/deep", 4)):
         make(name, minute=minute)
@@ -308,7 +315,7 @@ def test_what_is_no_run_or_not_any_more_is_refused(make: MakeRun, tmp_path: Path
         ("steadylens train 'photos", "To go on: steadylens train ''\"'\"'photos' --out {run} --resume"),
         (
             "steadylens.train('photos')",
-            "To go on, make the call that began it with out='{run}' and resume=True: steadylens.train('photos')",
+            "To go on, make the same call with out='{run}': steadylens.train('photos')",
         ),
         (None, "To go on, give the command that began it with --out {run} --resume."),
     ],

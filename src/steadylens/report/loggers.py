@@ -40,11 +40,14 @@ class Logger(Protocol):
         """End the log, and say in it whether the run is finished."""
 
 
+NOTHING = RunLog({}, (), {}, 0)
+
+
 @dataclass
 class _Standing:
     """What became of one logger so far."""
 
-    epochs: int = 0
+    has: RunLog = NOTHING
     failures: int = 0
     first_error: str = ""
     again_at: float = 0.0
@@ -69,7 +72,7 @@ class Loggers:
     ) -> None:
         self._loggers, self._say, self._clock = loggers, say, clock
         self._standing = {name: _Standing() for name in loggers}
-        self._earlier, self._log = tuple(earlier), RunLog({}, (), {}, 0)
+        self._earlier, self._log = tuple(earlier), NOTHING
         self._finished = False
 
     def recipe(self, recipe: Mapping[str, Any]) -> None:
@@ -100,17 +103,17 @@ class Loggers:
     ) -> None:
         """End each log, as one of a finished run or of one that is not."""
         for name, logger in self._loggers.items():
-            self._try(name, partial(logger.close, finished=self._finished and error is None))
+            self._try(name, partial(logger.close, finished=self._finished and error is None), "It is left open.")
 
     def _update(self, **changes: Any) -> None:  # noqa: ANN401 - fields of RunLog
         self._log = replace(self._log, **changes)
         for name, logger in self._loggers.items():
             standing = self._standing[name]
             due = self._finished or self._clock() >= standing.again_at
-            if due and self._try(name, partial(logger.update, self._log)):
-                standing.epochs = len(self._log.rows)
+            if due and self._try(name, partial(logger.update, self._log), "It is tried again; the training goes on."):
+                standing.has = self._log
 
-    def _try(self, name: str, act: Callable[[], None]) -> bool:
+    def _try(self, name: str, act: Callable[[], None], otherwise: str) -> bool:
         """Whether it went well; whatever a logger's library raises, the training goes on."""
         standing = self._standing[name]
         try:
@@ -120,15 +123,16 @@ class Loggers:
             standing.again_at = self._clock() + _FIRST_PAUSE_S * 2 ** (standing.failures - 1)
             if standing.failures == 1:
                 standing.first_error = _shown(error)
-                self._say(f"  {name} failed, and will be tried again; the training goes on: {standing.first_error}")
+                self._say(f"  The log {name} failed: {standing.first_error}. {otherwise}")
             return False
         return True
 
     def _told(self, name: str) -> str:
-        standing, all_ = self._standing[name], len(self._log.rows)
-        got = f"all {all_} epochs" if standing.epochs == all_ else f"{standing.epochs} of {all_} epochs"
-        failed = f"; failed {standing.failures} times, first by {standing.first_error}" if standing.failures else ""
-        return f"{got} in {self._loggers[name].where}{failed}"
+        standing, epochs = self._standing[name], len(self._log.rows)
+        final = " without the test figures" if self._log.test and not standing.has.test else ""
+        times = "once" if standing.failures == 1 else f"{standing.failures} times"
+        failed = f"; failed {times}, first by {standing.first_error}" if standing.failures else ""
+        return f"{len(standing.has.rows)} of {epochs} epochs{final} in {self._loggers[name].where}{failed}"
 
 
 def open_loggers(names: Sequence[str], run: Path, say: Say) -> Loggers:

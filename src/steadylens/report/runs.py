@@ -208,7 +208,7 @@ def going_on(run: Overview) -> str:
     if run.command is None:
         return f"To go on, give the command that began it with {shlex.join(['--out', folder, '--resume'])}."
     if not run.command.startswith("steadylens "):
-        return f"To go on, make the call that began it with out={folder!r} and resume=True: {run.command}"
+        return f"To go on, make the same call with out={folder!r}: {run.command}"
     try:
         words = shlex.split(run.command)
     except ValueError:  # not as it was written

@@ -10,7 +10,7 @@ from typing import Any
 from steadylens import files
 from steadylens.errors import ConfigError
 from steadylens.report.figures import field
-from steadylens.report.metrics_log import RunLog, figures_of
+from steadylens.report.metrics_log import Row, RunLog, figures_of
 
 _WHOLE_LOG = 0  # readers drop what earlier event files have from this step on
 
@@ -25,7 +25,7 @@ class TensorBoardLog:
     def __init__(self, run: Path) -> None:
         self.where = str(run / "tensorboard")
         self._writer: Any = None
-        self._written = 0
+        self._written: tuple[Row, ...] = ()
         self._begun = self._ended = False
 
     def require(self) -> None:
@@ -42,7 +42,7 @@ class TensorBoardLog:
         try:
             self._update(log)
         except Exception:
-            self._forget()
+            self._forget()  # how much was written is not known
             raise
 
     def close(self, *, finished: bool) -> None:  # noqa: ARG002 - TensorBoard has no word for it
@@ -53,16 +53,18 @@ class TensorBoardLog:
 
     def _update(self, log: RunLog) -> None:
         tensorboard = importlib.import_module("torch.utils.tensorboard")
+        if log.rows[: len(self._written)] != self._written:
+            self._forget()  # an epoch was done again
         if self._writer is None:
             files.make_folder(Path(self.where))
             self._writer = tensorboard.SummaryWriter(self.where, purge_step=_WHOLE_LOG)
         if log.recipe and not self._begun:
             self._write_recipe(log)
             self._begun = True
-        for row in log.rows[self._written :]:
+        for row in log.rows[len(self._written) :]:
             for name, value in figures_of(row).items():
                 self._writer.add_scalar(name, value, row["epoch"])
-        self._written = len(log.rows)
+        self._written = log.rows
         if log.test and not self._ended:
             for name, value in log.test.items():
                 self._writer.add_scalar(name, value, log.best_epoch)
@@ -80,9 +82,9 @@ class TensorBoardLog:
             self._writer.file_writer.add_summary(part)
 
     def _forget(self) -> None:
-        """Begin anew the next time: what a writer that failed has written is not known."""
+        """Begin a new file the next time."""
         writer, self._writer = self._writer, None
-        self._written, self._begun, self._ended = 0, False, False
+        self._written, self._begun, self._ended = (), False, False
         if writer is not None:
             with suppress(Exception):  # it failed already, and that was raised
                 writer.close()
