@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steadylens import models
-from steadylens.config import AUGMENT, IMBALANCE, NETWORKS, Config, Recipe, parse, read_toml
+from steadylens.config import AUGMENT, FROM_SCRATCH_ONLY, IMBALANCE, NETWORKS, Config, Recipe, parse, read_toml
 from steadylens.data import augment
 from steadylens.errors import ConfigError
-from steadylens.training import imbalance
 
 NAMES = [field.name for field in fields(Config) if field.name != "given"]
 Allowed = Callable[[Any], bool]
@@ -45,7 +44,9 @@ ALLOWED: dict[str, Allowed] = {
     "width": number(0.05, 16),
     "image_size": whole(8, 1024, "auto"),
     "image_fit": choice("auto", "squash", "pad"),
-    "imbalance": choice("auto", "none", "class-weights", "oversample", "logit-adjust"),
+    "imbalance": choice(
+        "auto", "none", "class-weights", "effective-number", "oversample", "logit-adjust", "focal", "ldam-drw"
+    ),
     "minority_augment": number(0, 1, "auto"),
     "augment": choice("auto", "off", "light", "medium", "strong"),
     "flip": choice("auto", "on", "off"),
@@ -62,6 +63,7 @@ ALLOWED: dict[str, Allowed] = {
     "precision": choice("auto", "fp32", "bf16"),
     "seed": whole(0, 2**32 - 1),
     "device": choice("auto", "cpu", "cuda"),
+    "log": lambda v: isinstance(v, tuple) and set(v) <= {"tensorboard", "mlflow"} and len(set(v)) == len(v),
 }
 
 numbers = st.one_of(st.integers(), st.integers(-2, 20), st.floats(allow_infinity=False), st.floats(-0.5, 2))
@@ -119,6 +121,17 @@ def test_the_default_of_every_option_is_accepted_as_it_is(name: str) -> None:
     default = getattr(Config(), name)
     assert getattr(parse({name: default}), name) == default
     assert parse({}) == Config()
+
+
+@pytest.mark.parametrize("given", ["mlflow,tensorboard", " mlflow , tensorboard,mlflow", ["mlflow", "tensorboard"]])
+def test_loggers_are_named_in_a_list_or_with_commas(given: object) -> None:
+    assert parse({"log": given}).log == ("mlflow", "tensorboard")
+
+
+@pytest.mark.parametrize("given", ["tensorbord", "mlflow,tensorbord", ["mlflow", "tensorbord"]])
+def test_an_unknown_logger_is_refused_with_the_one_that_was_meant(given: object) -> None:
+    with pytest.raises(ConfigError, match=r"The log option .* \(did you mean tensorboard\?\)"):
+        parse({"log": given})
 
 
 BOUNDS = [
@@ -251,12 +264,15 @@ def test_choices_are_those_of_the_modules_that_know_them() -> None:
     assert tuple(models.NETWORKS) == NETWORKS
     assert tuple(models.DEFAULT_DEPTH) == NETWORKS
     assert tuple(augment.LEVELS) == AUGMENT
-    assert imbalance.REMEDIES == IMBALANCE
+    assert set(FROM_SCRATCH_ONLY) < set(IMBALANCE)
 
 
 def test_a_recipe_has_every_option_and_what_it_is_applied_to() -> None:
     found = {field.name for field in fields(Recipe)}
-    assert found == {*NAMES, "classes", "weights_sha256", "arguments"} - {"sidecar"}  # which says the arguments
+    assert found == {*NAMES, "classes", "weights_sha256", "arguments"} - {
+        "sidecar",
+        "log",
+    }  # the arguments are in; nothing is trained by logs
 
 
 @pytest.mark.parametrize("name", ["timm:resnet50", "timm:vit_small_patch16_224.augreg_in21k_ft_in1k"])

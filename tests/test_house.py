@@ -16,12 +16,29 @@ MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*
 
 # From the ground to the roof; a module may import what stands before it, and its own folder.
 ORDER = [
-    *("errors", "files", "metrics", "config", "console"),
+    *("errors", "interruption", "files", "metrics", "config", "console"),
     *("data", "models", "training", "evaluation", "deployment", "report"),
-    *("preparation", "inspection", "pipeline", "classifier", "diagnostics", "demo", "cli"),
+    *(
+        "preparation",
+        "inspection",
+        "continuation",
+        "learning",
+        "measurement",
+        "pipeline",
+        "classifier",
+        "diagnostics",
+        "demo",
+        "cli",
+    ),
     "__init__",
 ]
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "requests", "urllib", "socket"}
+# Libraries that write or send by themselves: each is used in one place, at the user's wish alone.
+WRITING_LIBRARIES = {
+    "torch.utils.tensorboard": "report/tensorboard_log.py",
+    "tensorboard": "report/tensorboard_log.py",
+    "mlflow": "report/mlflow_log.py",
+}
 LONGEST_FUNCTION, LONGEST_FILE = 60, 400
 
 # What writes, wherever it is called; a call of `files` by one of these names is the way to write.
@@ -139,6 +156,21 @@ def loads_code(tree: ast.Module) -> list[str]:
     return found
 
 
+def named_libraries(tree: ast.Module) -> set[str]:
+    """Which of the libraries that write by themselves a module imports, by a statement or by name."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+            given = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            names |= set(given) if called == "import_module" else set()
+    return {library for library in WRITING_LIBRARIES for name in names if f"{name}.".startswith(f"{library}.")}
+
+
 def lengths(tree: ast.Module) -> dict[str, int]:
     """The lines of each function's body, its docstring left out."""
     found = {}
@@ -164,6 +196,25 @@ def test_imports_point_one_way(module: str) -> None:
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "files.py"])
 def test_only_files_writes_files(module: str) -> None:
     assert writes(tree_of(module)) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_library_that_writes_by_itself_has_one_place(module: str) -> None:
+    assert named_libraries(tree_of(module)) <= {name for name, place in WRITING_LIBRARIES.items() if place == module}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mlflow.entities",
+        "from mlflow import MlflowClient",
+        "from torch.utils import tensorboard",
+        "importlib.import_module('torch.utils.tensorboard.summary')",
+    ],
+)
+def test_the_use_of_a_library_that_writes_would_be_found(code: str) -> None:
+    assert len(named_libraries(ast.parse(code))) == 1
+    assert named_libraries(ast.parse("import torch.utils.data, mlflower; from tensor import board")) == set()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from steadylens import files, pipeline
 from steadylens.config import parse
 from steadylens.console import Console
+from steadylens.continuation import folder_for
 from steadylens.data import manifests
 from steadylens.data.fixes import with_fixes
 from steadylens.data.reading import read_content
@@ -98,9 +99,12 @@ def train(
     call = f"steadylens.train({', '.join([_shown(data), *words])})"
     config, read = parse(options), with_fixes(_reader(data, _labels(labels), test), fixes)
     name = Path(data).resolve().name if isinstance(data, str | Path) else "images"
-    run = Path(out) if out else free_name(Path(f"{name}-run"))
-    splits_of = Path(splits) if splits else None
-    return pipeline.train(read, run, config, command=call, splits_of=splits_of, console=Console(quiet=quiet))
+    source = str(Path(data).resolve()) if isinstance(data, str | Path) else "images"
+    run = Path(out) if out else folder_for(Path(f"{name}-run"), config, source, resume=False)
+    return pipeline.train(
+        read, run, config, command=call, data=source, splits_of=Path(splits) if splits else None,
+        console=Console(quiet=quiet),
+    )  # fmt: skip
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -146,6 +150,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         precision: str = "auto",
         seed: int = 0,
         device: str = "auto",
+        log: str | Sequence[str] = (),
         splits: str | Path | None = None,
         out: str | Path | None = None,
         quiet: bool = True,
@@ -176,6 +181,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.precision = precision
         self.seed = seed
         self.device = device
+        self.log = log
         self.splits = splits
         self.out = out
         self.quiet = quiet

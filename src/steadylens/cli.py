@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
 import time
 import traceback
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from steadylens import __version__
+from steadylens import __version__, interruption
 from steadylens.errors import ConfigError, DataError, ResourceError, SteadylensError
 
 STARTED = time.perf_counter()  # the heavy imports, which come later, count towards a budget
@@ -109,7 +107,10 @@ def train(
     image_fit: Annotated[
         str | None, _option("How images become square: squash, pad or auto.", "--fit", "--image-fit")
     ] = None,
-    imbalance: Annotated[str | None, _option("auto, none, class-weights, oversample or logit-adjust.")] = None,
+    imbalance: Annotated[
+        str | None,
+        _option("auto, none, class-weights, effective-number, oversample, logit-adjust, focal or ldam-drw."),
+    ] = None,
     minority_augment: Annotated[
         str | None, _option("auto, off, or 0 to 1: more and stronger copies of rare classes.")
     ] = None,
@@ -123,6 +124,11 @@ def train(
     epochs: Annotated[str | None, _option("Passes over the training images. [as many as the budget allows]")] = None,
     seed: Annotated[str | None, _option("Of everything random. [0]")] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda.")] = None,
+    resume: Annotated[
+        bool,
+        _option("Go on with an unfinished run of the same images and options, or say that there is none.", "--resume"),
+    ] = False,
+    log: Annotated[str | None, _option("tensorboard, mlflow, or both with a comma: they get the same figures.")] = None,
     config: Annotated[Path | None, _option("A TOML file of options.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -137,7 +143,7 @@ def train(
         "image_size": image_size, "image_fit": image_fit,
         "imbalance": imbalance, "minority_augment": minority_augment, "augment": augment, "l1": l1, "l2": l2,
         "dropout": dropout, "label_smoothing": label_smoothing, "mixup": mixup, "early_stopping": early_stopping,
-        "epochs": epochs, "seed": seed, "device": device,
+        "epochs": epochs, "seed": seed, "device": device, "log": log,
     }  # fmt: skip
     from steadylens.config import parse, read_toml
 
@@ -146,18 +152,21 @@ def train(
 
     from steadylens import pipeline
     from steadylens.console import Console
+    from steadylens.continuation import folder_for
     from steadylens.data.fixes import with_fixes
     from steadylens.data.sources import read_index
     from steadylens.preparation import Stopwatch
-    from steadylens.report.run_folder import free_name
     from steadylens.report.summary import summary
 
+    source = str(data.resolve())
     run = pipeline.train(
         with_fixes(lambda advance: read_index(data, test=test, advance=advance), fixes),
-        out or free_name(Path(f"{data.resolve().name}-run")),
+        out or folder_for(Path(f"{data.resolve().name}-run"), resolved, source, resume=resume),
         resolved,
         command=shlex.join(["steadylens", *sys.argv[1:]]),
+        data=source,
         splits_of=splits,
+        resume=resume,
         console=Console(quiet=quiet),
         stopwatch=Stopwatch(STARTED),
     )
@@ -168,7 +177,7 @@ def train(
 def evaluate(model: Model, data: Data, as_json: Json = False, quiet: Quiet = False) -> None:
     """Measure a trained model on other labelled images."""
     from steadylens.console import Console
-    from steadylens.pipeline import evaluate_on
+    from steadylens.measurement import evaluate_on
     from steadylens.report.summary import scores_table
 
     result = evaluate_on(model, data, Console(quiet=quiet))
@@ -219,6 +228,49 @@ def predict(
 
 
 @app.command()
+def runs(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FOLDER...]", help="Folders of runs. [the current one]", show_default=False),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List runs with their state, score and time, the newest first."""
+    from steadylens.console import Console
+    from steadylens.report.runs import find_runs, runs_table
+
+    found = find_runs(folders or [Path()], Console(quiet=quiet).say)
+    print_out(json.dumps([run.as_dict() for run in found]) if as_json else runs_table(found))
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Follow a run from another terminal until it has ended; leaves with 0 where it is finished, else with 130."""
+    from steadylens.console import Console
+    from steadylens.report.metrics_log import epoch_line
+    from steadylens.report.runs import Overview, ending, follow
+
+    console = Console(quiet=quiet)
+    try:
+        for event in follow(run):
+            if isinstance(event, Overview):
+                print_out(json.dumps(event.as_dict()) if as_json else ending(event))
+                raise typer.Exit(event.exit_code)
+            if isinstance(event, str):
+                console.say(event)
+            else:
+                print_out(json.dumps(event) if as_json else epoch_line(event))
+    except interruption.Interrupted as interrupted:
+        console.say("No longer watched. The run is not touched by that.")
+        raise typer.Exit(interrupted.exit_code) from None
+
+
+@app.command()
 def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
     """Tell what this machine has, what will be used, and what is missing."""
     from steadylens import diagnostics
@@ -231,16 +283,18 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
 
 def main() -> NoReturn:
     """Run the command line; every error leaves with its own exit code."""
-    signal.signal(signal.SIGINT, _interrupted)
-    signal.signal(signal.SIGTERM, _interrupted)
+    interruption.heed_signals()
     try:
         app()
     except SteadylensError as error:
         _leave(str(error), error.exit_code)
-    except _Interrupted as interruption:
-        _leave("interrupted. A run that was being made is incomplete: remove its folder.", interruption.exit_code)
+    except interruption.Interrupted as interrupted:
+        go_on = f" Go on with: {interrupted.go_on}" if interrupted.go_on else ""
+        _leave(f"interrupted.{go_on}", interrupted.exit_code)
     except Exception as error:  # the last resort: whatever else gets here is ours
-        if _is_out_of_memory(error):
+        from steadylens.training.memory import out_of_memory
+
+        if out_of_memory(error):
             advice = "take a smaller batch_size, image size, width or network, or a machine with more"
             _leave(f"there is too little memory ({error}): {advice}.", ResourceError.exit_code)
         traceback.print_exc()
@@ -255,21 +309,6 @@ def main() -> NoReturn:
 def _leave(message: str, exit_code: int) -> NoReturn:
     typer.echo(f"steadylens: {message}", err=True)
     sys.exit(exit_code)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python, NumPy or torch ran out of memory; torch says so by a plain RuntimeError on the CPU."""
-    told = ("out of memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in told))
-
-
-class _Interrupted(BaseException):
-    def __init__(self, exit_code: int) -> None:
-        self.exit_code = exit_code
-
-
-def _interrupted(number: int, _frame: FrameType | None) -> None:
-    raise _Interrupted(128 + number)
 
 
 def _settings(pairs: list[str]) -> dict[str, str]:

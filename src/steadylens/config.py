@@ -16,9 +16,11 @@ from steadylens.errors import ConfigError
 Auto = Literal["auto"]
 
 NETWORKS = ("keras-blog", "cnn-s", "cnn-m", "cnn-l")
-IMBALANCE = ("none", "class-weights", "oversample", "logit-adjust")
+IMBALANCE = ("none", "class-weights", "effective-number", "oversample", "logit-adjust", "focal", "ldam-drw")
+FROM_SCRATCH_ONLY = ("focal", "ldam-drw")  # remedies that a pretrained backbone cannot have, see `training.backbones`
 AUGMENT = ("off", "light", "medium", "strong")
 IMAGE_FIT = ("squash", "pad")
+LOGGERS = ("tensorboard", "mlflow")
 TIMM = "timm:"  # how the name of a backbone from timm begins
 
 
@@ -54,6 +56,7 @@ class Config:
         precision: arithmetic of the training, or "auto".
         seed: of everything random.
         device: "cpu", "cuda" or "auto".
+        log: names of the loggers that get the figures too; they do not determine the training.
         given: names of the options that were asked for, whatever their values.
     """
 
@@ -83,6 +86,7 @@ class Config:
     precision: str = "auto"
     seed: int = 0
     device: str = "auto"
+    log: tuple[str, ...] = ()
     given: frozenset[str] = frozenset()
 
 
@@ -204,6 +208,19 @@ def _one_of(*choices: str) -> Callable[[Any], str]:
     return rule
 
 
+def _some_of(*choices: str) -> Callable[[Any], tuple[str, ...]]:
+    """A list, or a text with commas between; each of them counts once."""
+    one = _one_of(*choices)
+
+    def rule(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - checked here
+        given = value.split(",") if isinstance(value, str) else value
+        if not isinstance(given, list | tuple):
+            raise ValueError(f"{' or '.join(choices)}, or both with a comma between")
+        return tuple(dict.fromkeys(one(name.strip() if isinstance(name, str) else name) for name in given))
+
+    return rule
+
+
 def _network(value: Any) -> str:  # noqa: ANN401 - checked here
     if isinstance(value, str) and re.fullmatch(rf"{TIMM}[a-z0-9_]+(\.[a-z0-9_]+)?", value):
         return value  # whether timm has it is asked where timm is imported
@@ -258,4 +275,5 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "precision": _one_of("auto", "fp32", "bf16"),
     "seed": _number(0, 2**32 - 1, whole=True),
     "device": _one_of("auto", "cpu", "cuda"),
+    "log": _some_of(*LOGGERS),
 }

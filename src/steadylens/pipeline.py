@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,34 +10,38 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from steadylens import __version__
+from steadylens import __version__, interruption
 from steadylens.config import Config, Recipe
-from steadylens.console import Advance, Console
+from steadylens.console import Console
+from steadylens.continuation import Continuation, require_same_images, taken_up
 from steadylens.data.audit import unless_kept
+from steadylens.data.batches import LabelledPixels
 from steadylens.data.findings import by_seriousness
-from steadylens.data.sources import ImageIndex, Tally, read_index_to_measure
+from steadylens.data.sources import ImageIndex, Tally
 from steadylens.data.split import read_splits
 from steadylens.data.store import cache_folder, prune
 from steadylens.deployment import artifact, predictor
-from steadylens.errors import DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
 from steadylens.evaluation.labels import doubt, outliers, suspicious_labels
-from steadylens.models import build, pretrained, spec_of
+from steadylens.learning import learn
+from steadylens.models import spec_of
 from steadylens.models.distance import MOST_KNOWN, distances_to_known
 from steadylens.models.inference import features_of, logits_of
-from steadylens.preparation import Prepared, Stopwatch, decoded, indexed, prepare
+from steadylens.preparation import Prepared, Stopwatch, prepare
 from steadylens.report import contents, run_folder
 from steadylens.report.audit_section import paths_to_draw
 from steadylens.report.examples import choose_examples
+from steadylens.report.loggers import Loggers, open_loggers
 from steadylens.report.page import save_examples, write_page
 from steadylens.report.thumbnails import draw_thumbnails, save_thumbnails
+from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.diagnosis import Diagnosis, diagnose
-from steadylens.training.finetune import adapt
-from steadylens.training.imbalance import balance, natural_offsets
-from steadylens.training.loop import Epoch, Fitted, Step, fit
+from steadylens.training.imbalance import balance, natural_logits
 from steadylens.training.selection import DEFAULT_BUDGET_S, Selection, select
+from steadylens.training.state import Fitted
 
 CACHE_CEILING_BYTES = 20 * 2**30
 REPORT_S = 5.0  # set aside for intervals, plots, examples and the artifact on one slow core
@@ -59,139 +63,147 @@ def train(
     config: Config,
     *,
     command: str,
+    data: str = "images",
     splits_of: Path | None = None,
+    resume: bool = False,
     console: Console | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Run:
-    """Do one whole run.
+    """Do one whole run, or what is left of one that was begun in the same folder and did not end.
 
     Args:
         read: gives the index of the images (see `data.sources`), and tells how far it is.
-        run: folder to make; it must not exist, or be empty.
+        run: folder to make; it must not exist, or be empty, or hold an unfinished run of the same images and config.
         config: what was asked for.
         command: that reproduces the run, for the report.
+        data: where the images come from, in words.
         splits_of: an earlier run, or its index.parquet, whose images keep their splits.
+        resume: whether there has to be a run in the folder; one that is finished is returned as it is.
         console: where progress goes; None is nowhere.
         stopwatch: already running, where start-up is to count towards the budget.
 
     Raises:
         SteadylensError: see `errors`.
+        Interrupted: where signals are heeded (see `interruption`); the same call goes on with the run.
     """
     console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
-    budget = config.budget or (None if config.epochs else DEFAULT_BUDGET_S)
-    run_folder.require_free(run)
+    if resume and run_folder.is_finished(run):
+        console.say(f"{run} is finished.")
+        return Run(run, run_folder.read_report(run))
     earlier = None if splits_of is None else read_splits(splits_of)
+    continued = taken_up(run, config, command=command, data=data, resume=resume, watch=watch, console=console)
+    with open_loggers(config.log, run, console.say) as loggers, continued as begun:
+        report = _do(read, run, begun.pinned(config), command, begun, earlier, console, watch, loggers)
+    return Run(run, report)
+
+
+def _do(
+    read: Callable[[Tally], ImageIndex],
+    run: Path,
+    config: Config,
+    command: str,
+    begun: Continuation,
+    earlier: Mapping[str, str] | None,
+    console: Console,
+    watch: Stopwatch,
+    loggers: Loggers,
+) -> dict[str, Any]:
+    """The run as a story; every stage that an earlier process has done is taken from the run's checkpoints."""
+    budget = config.budget or (None if config.epochs else DEFAULT_BUDGET_S)
     prepared = prepare(read, config, console, watch, budget, earlier)
-    run_folder.claim(run)
     index, splits = prepared.store.index, prepared.splits
-    training, validation = prepared.part(splits.train), prepared.part(splits.validation)
-    run_folder.write_index(run, index, splits)
+    _keep_index(run, prepared, begun)
     _write_findings(run, prepared)
 
     with watch.stage("select"), console.stage("Selecting"):
-        left = None if budget is None else budget - watch.elapsed() - REPORT_S
-        selection = select(
-            config, index.classes, training, validation, prepared.preprocessing, prepared.reasons["image_size"],
-            seconds=left, backbone=prepared.backbone.pretrained, reasons=prepared.reasons,
-        )  # fmt: skip
+        selection = begun.selection or _select(prepared, config, None if budget is None else budget - watch.elapsed())
+        begun.keep_selection(selection)
         recipe = selection.recipe
         run_folder.write_recipe(run, recipe)
+        loggers.recipe(contents.recipe_block(recipe))
     console.say(f"  {recipe.network}, {recipe.imbalance}: {selection.why['network']}")
 
-    with watch.stage("train"), console.stage("Training") as advance:
+    with watch.stage("train"), console.stage("Training") as advance, interruption.deferred():
         foreign = _worth_looking_for_foreign(prepared, selection, budget)
+        left = None
         if budget is not None:
             predicted = _images_to_predict(prepared, recipe, foreign)
             left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
-        fitted, account = _learn(run, prepared, selection, left, console, advance)
+        fitted, account = learn(run, prepared, selection, left, begun.checkpoints, console, advance, loggers)
         network = fitted.network
     with watch.stage("calibrate"), console.stage("Calibrating"):
-        validation_logits = logits_of(network, validation, prepared.preprocessing)
+        validation = prepared.part(splits.validation)
+        validation_logits = _answers(begun.checkpoints, "validation", network, validation, prepared)
         temperature = fit_temperature(validation_logits, validation.labels)
         scores = evaluate(validation_logits, validation.labels, index.classes, temperature, seed=recipe.seed)
         diagnosis = _diagnose(fitted, scores)
     with watch.stage("evaluate"), console.stage("Evaluating"):
         test = prepared.part(splits.test)  # here, once
-        test_logits = logits_of(network, test, prepared.preprocessing)
+        test_logits = _answers(begun.checkpoints, "test", network, test, prepared)
         test_scores = evaluate(test_logits, test.labels, index.classes, temperature, seed=recipe.seed)
     with watch.stage("check labels"), console.stage("Checking labels"):
         prepared = _check_labels(run, prepared, fitted, recipe, (validation_logits, test_logits), foreign, console)
     with watch.stage("pack"), console.stage("Packing"):
         _pack(run, prepared, recipe, fitted, temperature, {"validation": scores, "test": test_scores}, console)
     with watch.stage("report"), console.stage("Reporting"):
-        probabilities = apply_temperature(test_logits, temperature)
-        paths = [index.paths[i] for i in splits.test]
-        chosen = choose_examples(test, paths, test.labels, probabilities, index.classes, seed=recipe.seed)
-        save_examples(run, chosen)
-        thumbnails = draw_thumbnails(index, prepared.store.pixels, paths_to_draw(prepared.findings))
-        save_thumbnails(run / "audit", thumbnails, index.root)
+        _show_images(run, prepared, test, apply_temperature(test_logits, temperature), recipe.seed)
         report = _report(command, prepared, selection, fitted, account, diagnosis, scores, test_scores, watch)
-        run_folder.write_report(run, report)
-        write_page(run)
+        report["training"]["resumed"] = begun.resumed
+        loggers.finished(report)
+        report["environment"] |= loggers.account()
+        write_page(run, report)
+        run_folder.write_report(run, report)  # last: by it a finished run is known
+    _tidy_cache(prepared, console)
+    return report
+
+
+def _tidy_cache(prepared: Prepared, console: Console) -> None:
+    """Keep the decoded images of all runs within bounds."""
     for removed in prune(cache_folder(), CACHE_CEILING_BYTES, keep=[prepared.store.folder]):
         console.say(f"  removed {removed}, the decoded images longest unused, to keep the cache within bounds")
-    return Run(run, report)
 
 
-def _learn(
-    run: Path, prepared: Prepared, selection: Selection, seconds: float | None, console: Console, advance: Advance
-) -> tuple[Fitted, dict[str, Any] | None]:
-    """Train from scratch, or adapt a pretrained backbone; the account of the latter goes into the report."""
-    recipe, backbone = selection.recipe, prepared.backbone
-    training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
-    progress = _Progress(run, console, advance)
-    torch.manual_seed(recipe.seed)
-    network = build(spec_of(recipe))
-    if backbone.pretrained is None or not isinstance(network, pretrained.Backbone):
-        fitted = fit(
-            network, training, validation, recipe, prepared.preprocessing,
-            seconds=seconds, on_step=progress.step, on_epoch=progress.epoch,
-        )  # fmt: skip
-        return fitted, None
-    network.take_in(backbone.pretrained)
-    adapted = adapt(
-        network, training, validation, recipe, prepared.preprocessing,
-        seconds=seconds, seconds_per_image=selection.seconds_per_image, cache=cache_folder(),
-        on_features=lambda share, rate: advance(share, f"looking at images  {rate:,.0f} images/s"),
-        on_step=progress.step, on_epoch=progress.epoch,
+def _keep_index(run: Path, prepared: Prepared, begun: Continuation) -> None:
+    """Write RUN/index.parquet, or see that the images are those that it names."""
+    index, splits = prepared.store.index, prepared.splits
+    if begun.resumed and (run / run_folder.INDEX).exists():
+        require_same_images(run, index, splits)
+    else:
+        run_folder.write_index(run, index, splits)
+
+
+def _select(prepared: Prepared, config: Config, seconds: float | None) -> Selection:
+    """Choose the recipe, for what is left of the seconds when the report is made."""
+    train, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
+    return select(
+        config, prepared.store.index.classes, train, validation, prepared.preprocessing, prepared.reasons["image_size"],
+        seconds=None if seconds is None else seconds - REPORT_S, backbone=prepared.backbone.pretrained,
+        reasons=prepared.reasons,
     )  # fmt: skip
-    console.say(f"  {adapted.account['decision']}")
-    return adapted.fitted, {
-        **adapted.account,
-        "bare_per_second": backbone.images_per_second,
-        "decode_per_second": backbone.decode_per_second,
-    }
 
 
-def evaluate_on(model: Path, data: Path, console: Console) -> dict[str, Any]:
-    """The figures of a finished model on other labelled images, as a test block of report.json with `refusals`.
+def _answers(
+    checkpoints: Checkpoints, name: str, network: nn.Module, images: LabelledPixels, prepared: Prepared
+) -> NDArray[np.float32]:
+    """The logits of a split, (n, classes): asked once."""
+    kept = checkpoints.outcome(name)
+    if kept is None:
+        logits = torch.from_numpy(logits_of(network, images, prepared.preprocessing))
+        kept = Checkpoint({}, {"logits": logits})
+        checkpoints.keep(name, kept)
+    answers: NDArray[np.float32] = kept.tensors["logits"].numpy()
+    return answers
 
-    Raises:
-        ArtifactError: the model cannot be used.
-        DataError: the images cannot be used, or are of classes that the model does not know.
-    """
-    loaded = predictor.load(model).artifact
-    watch = Stopwatch()
-    index = indexed(lambda tally: read_index_to_measure(data, advance=tally), console, watch)
-    unknown = [name for name in index.classes if name not in loaded.classes]
-    if unknown:
-        raise DataError(
-            f"{data} has classes that the model does not know: {', '.join(unknown)}. "
-            f"It knows {', '.join(loaded.classes)}."
-        )
-    store = decoded(index, loaded.preprocessing, console, watch)
-    with console.stage("Evaluating"):
-        logits = logits_of(loaded.network, store.pixels, loaded.preprocessing)
-        labels = np.array([loaded.classes.index(name) for name in store.index.classes])[store.index.labels]
-        scores = evaluate(logits, labels, loaded.classes, loaded.temperature, seed=0)
-    for note in store.index.notes:
-        console.say(f"  {note}")
-    for refusal in store.index.refusals:
-        console.say(f"  {refusal.path} was left out: {refusal.reason}")
-    return {
-        **scores,
-        "refusals": [{"path": r.path, "class": r.class_name, "reason": r.reason} for r in store.index.refusals],
-    }
+
+def _show_images(
+    run: Path, prepared: Prepared, test: LabelledPixels, probabilities: NDArray[np.float64], seed: int
+) -> None:
+    """Write the pictures of the report: examples of the test split, and what the audit found."""
+    index = prepared.store.index
+    paths = [index.paths[i] for i in prepared.splits.test]
+    save_examples(run, choose_examples(test, paths, test.labels, probabilities, index.classes, seed=seed))
+    thumbnails = draw_thumbnails(index, prepared.store.pixels, paths_to_draw(prepared.findings))
+    save_thumbnails(run / "audit", thumbnails, index.root)
 
 
 def _write_findings(run: Path, prepared: Prepared) -> None:
@@ -217,31 +229,6 @@ def _images_to_predict(prepared: Prepared, recipe: Recipe, foreign: bool) -> int
     train, held_out = len(splits.train), len(splits.validation) + len(splits.test)
     measured = 0 if recipe.weights else min(train, max(1000, len(splits.validation)))
     return measured + held_out + (_looked_at_again(prepared) if foreign else 0)
-
-
-@dataclass
-class _Progress:
-    """What is shown, and written to metrics.jsonl, while a training goes on."""
-
-    run: Path
-    console: Console
-    advance: Advance
-    reached: str = ""
-
-    def step(self, step: Step) -> None:
-        """Show where the training is."""
-        rate, loss = f"{step.images_per_second:,.0f} images/s", f"loss {step.loss:.3f}"
-        self.advance(step.progress, f"epoch {step.epoch}  {rate}  {loss}{self.reached}")
-
-    def epoch(self, epoch: Epoch) -> None:
-        """Keep and say what was measured after an epoch."""
-        run_folder.append_epoch(self.run, epoch)
-        self.reached = f"  balanced accuracy {epoch.validation_balanced_accuracy:.1%}"
-        self.console.say(
-            f"  epoch {epoch.epoch:3d}  {epoch.seconds:6.1f} s  {epoch.images_per_second:7,.0f} images/s  "
-            f"loss {epoch.train_loss:.3f}  balanced accuracy: train {epoch.train_balanced_accuracy:.1%}, "
-            f"validation {epoch.validation_balanced_accuracy:.1%}"
-        )
 
 
 def _diagnose(fitted: Fitted, scores: dict[str, Any]) -> Diagnosis:
@@ -271,7 +258,7 @@ def _check_labels(
     held_out, paths = prepared.part(rows), [index.paths[row] for row in rows]
     counts = np.bincount(index.labels[splits.train], minlength=len(index.classes))
     remedy = balance(counts, recipe.imbalance, recipe.minority_augment, 0.0)
-    doubts = doubt(np.concatenate(logits) + natural_offsets(remedy, counts), held_out.labels)
+    doubts = doubt(natural_logits(np.concatenate(logits), remedy, counts), held_out.labels)
     found = suspicious_labels(doubts, held_out.labels, index.classes, paths)
     if foreign:
         known = prepared.part(splits.train).sample(MOST_KNOWN, recipe.seed)

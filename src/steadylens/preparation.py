@@ -27,10 +27,11 @@ from steadylens.training.selection import choose_device, choose_image_size
 
 @dataclass
 class Stopwatch:
-    """Seconds since the start of a run, and of each of its stages."""
+    """Seconds since the start of a run, and of each of its stages; `earlier` were taken by processes before this."""
 
     started: float = field(default_factory=time.perf_counter)
     stages: dict[str, float] = field(default_factory=dict)
+    earlier: float = 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -39,9 +40,15 @@ class Stopwatch:
         yield
         self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - begin
 
+    def already(self, seconds: float) -> None:
+        """Add what earlier processes took for the same run."""
+        self.earlier = seconds
+        if seconds:
+            self.stages["earlier"] = seconds
+
     def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.started
+        """Seconds that the run has taken."""
+        return self.earlier + time.perf_counter() - self.started
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from faults import failing
 from steadylens import files
 from steadylens.data.images import Preprocessing
 from steadylens.deployment.artifact import Artifact, load, pack
@@ -26,6 +25,7 @@ from steadylens.errors import ArtifactError, ResourceError
 from steadylens.models import NetworkSpec, build
 
 CLASSES = ("Käfer", "quo'te \"<b>", "third")
+Rewrite = Callable[[Callable[[dict[str, Any]], object]], None]
 SPEC = NetworkSpec("cnn-s", classes=3, image_size=8, depth=0, width=0.25, dropout=0.1)
 PREPROCESSING = Preprocessing(8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
@@ -120,6 +120,27 @@ def test_half_precision_and_channels_last_networks_are_stored_as_float32(tmp_pat
     assert torch.equal(weights["head.weight"], network.state_dict()["head.weight"].float())
 
 
+@pytest.mark.parametrize("name", ["cnn-s", "keras-blog"])
+def test_a_cosine_head_is_stored_and_comes_back(tmp_path: Path, name: str) -> None:
+    spec = replace(SPEC, name=name, depth=1, head="cosine")
+    network = build(spec).eval()
+    pack_into(tmp_path / "model", network, spec=spec)
+    loaded, images = load(tmp_path / "model"), torch.randn(4, 3, 8, 8)
+    assert loaded.spec.head == "cosine"
+    assert torch.equal(loaded.network(images), network(images))
+
+
+def test_a_document_without_a_head_has_a_linear_one(folder: Path, rewrite: Rewrite) -> None:
+    rewrite(lambda document: document["network"].pop("head"))
+    assert load(folder).spec.head == "linear"
+
+
+def test_an_unknown_head_is_refused(folder: Path, rewrite: Rewrite) -> None:
+    rewrite(lambda document: document["network"].update(head="square"))
+    with pytest.raises(ArtifactError, match="cannot have a last layer 'square'"):
+        load(folder)
+
+
 def test_loading_and_packing_leave_the_global_generator_alone(tmp_path: Path) -> None:
     network = build(SPEC)
     before = torch.get_rng_state()
@@ -135,48 +156,45 @@ def test_an_older_artifact_is_replaced_whole(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
-@contextmanager
-def failing(owner: Any, name: str, at: int) -> Iterator[Callable[[], int]]:  # noqa: ANN401
-    """Make the call number `at` of `owner.name` fail as on a full disk; yields how many calls there were so far."""
-    real, calls = getattr(owner, name), 0
-
-    def counted(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-        nonlocal calls
-        calls += 1
-        if calls == at:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(*arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, counted)
-        yield lambda: calls
-
-
-@pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "replace"), (Path, "mkdir")])
-@pytest.mark.parametrize("older", [1.0, None])
+@pytest.mark.parametrize(("error", "lasting"), [(errno.ENOSPC, False), (errno.ENOSPC, True), (errno.EIO, True)])
+@pytest.mark.parametrize("older", [1.7, None])
 def test_whichever_step_fails_the_folder_is_whole_or_absent(
-    owner: Any,  # noqa: ANN401
-    name: str,
-    older: float | None,
-    tmp_path: Path,
+    older: float | None, error: int, lasting: bool, pristine: Path, tmp_path: Path
 ) -> None:
     network = build(SPEC)
-    for step in range(1, 30):
+    for step in range(1, 60):
         folder = tmp_path / str(step) / "model"
         folder.parent.mkdir()
         if older:
-            pack_into(folder, network, temperature=older)
-        with failing(owner, name, step) as calls:
+            shutil.copytree(pristine, folder)
+        with failing(step, error, lasting=lasting) as calls:
             try:
                 pack_into(folder, network, temperature=2.0)
             except ResourceError:
                 pass
             else:
                 break
-        assert folder.exists() or not older  # a failure never costs the model that was there
+        assert calls.failed
+        # A failure never costs the model that was there; a disk that lets nothing be renamed any more keeps it hidden.
+        hidden = folder.with_name(".model.old")
+        assert folder.exists() or not older or (lasting and load(hidden).temperature == older)
         assert not folder.exists() or load(folder).temperature in (older, 2.0)
-        assert {path.name for path in folder.parent.iterdir()} <= {"model"}
-    assert 1 <= calls() < step
+        if not lasting:
+            assert {path.name for path in folder.parent.iterdir()} <= {"model", ".model.old", ".model.new"}
+        pack_into(folder, network, temperature=3.0)
+        assert load(folder).temperature == 3.0
+        assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert 10 < step < 59
+    assert not calls.failed
+    assert load(folder).temperature == 2.0
+
+
+def test_a_model_that_a_killed_process_had_set_aside_is_there_until_there_is_another(folder: Path) -> None:
+    folder.rename(folder.with_name(".model.old"))  # killed between two renames
+    with failing(8), pytest.raises(ResourceError):
+        pack_into(folder, temperature=2.0)
+    assert load(folder).temperature == 1.7
+    pack_into(folder, temperature=2.0)
     assert load(folder).temperature == 2.0
 
 

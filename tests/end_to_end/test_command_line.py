@@ -109,11 +109,12 @@ def test_a_run_holds_exactly_what_the_contract_says(trained: tuple[Path, Left]) 
     run, left = trained
     assert left.code == 0, left.err
     assert sorted(path.name for path in run.iterdir()) == [
-        "audit", "audit.json", "examples", "fixes.csv", "index.parquet", "metrics.jsonl", "model", "recipe.json",
-        "report.html", "report.json",
+        ".lock", "audit", "audit.json", "checkpoints", "examples", "fixes.csv", "index.parquet", "metrics.jsonl",
+        "model", "recipe.json", "report.html", "report.json",
     ]  # fmt: skip
     assert sorted(path.name for path in (run / "model").iterdir()) == ["model.json", "model.safetensors"]
-    assert not [path for path in run.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["begun.json"]
+    assert [path.name for path in run.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"] == [".lock"]
 
 
 def test_results_go_to_stdout_and_messages_to_stderr_without_escape_codes(trained: tuple[Path, Left]) -> None:

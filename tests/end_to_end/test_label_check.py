@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import steadylens
+from steadylens.deployment.predictor import Prediction
 from steadylens.errors import ConfigError
 from steadylens.pipeline import Run
 
@@ -33,7 +34,7 @@ def write(folder: Path, name: str, colour: tuple[int, int, int], rng: np.random.
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data, rng = tmp_path_factory.mktemp("data") / "parts", np.random.default_rng(0)
     for split, count in (("train", 30), ("validation", 15), ("test", 25)):
         for class_name, colour in COLOURS.items():
@@ -41,17 +42,40 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
                 write(data / split / class_name, f"{number:02d}", colour, rng)
     for name in ("wrong-1", "wrong-2", "wrong-3"):
         write(data / "test" / "nut", name, COLOURS["bolt"], rng)
-    return steadylens.train(data, out=data.parent / "run", quiet=True, **OPTIONS)
+    return data
+
+
+@pytest.fixture(scope="module")
+def run(parts: Path) -> Run:
+    return steadylens.train(parts, out=parts.parent / "run", quiet=True, **OPTIONS)
+
+
+def suggestions(run: Run) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    findings = [one for one in json.loads((run.folder / "audit.json").read_text("utf-8")) if one["kind"] == "label"]
+    return findings, {Path(s["path"]).stem: s["new_class"] for one in findings for s in one["suggestions"]}
 
 
 def test_wrong_labels_of_held_out_images_are_found(run: Run) -> None:
-    findings = [one for one in json.loads((run.folder / "audit.json").read_text("utf-8")) if one["kind"] == "label"]
-    suggested = {Path(s["path"]).stem: s["new_class"] for one in findings for s in one["suggestions"]}
+    findings, suggested = suggestions(run)
     assert {"wrong-1", "wrong-2", "wrong-3"} <= set(suggested)
     assert [suggested[f"wrong-{i}"] for i in (1, 2, 3)] == ["bolt"] * 3
     assert run.report["data"]["label_issues"] == len(suggested) <= 6
     report = json.loads((run.folder / "report.json").read_text("utf-8"))
     assert [one for one in report["data"]["findings"] if one["kind"] == "label"] == findings
+
+
+@pytest.mark.parametrize("imbalance", ["focal", "ldam-drw", "effective-number"])
+def test_they_are_found_whatever_loss_the_network_was_trained_with(parts: Path, tmp_path: Path, imbalance: str) -> None:
+    run = steadylens.train(parts, out=tmp_path / "run", quiet=True, **{**OPTIONS, "imbalance": imbalance})
+    _, suggested = suggestions(run)
+    assert {name: suggested.get(f"wrong-{name}") for name in (1, 2, 3)} == dict.fromkeys((1, 2, 3), "bolt")
+    assert len(suggested) <= 6
+    model = steadylens.load(run.folder)
+    image = parts / "test" / "nut" / "00.png"
+    (answer,) = model.predict_bytes([image.read_bytes()])
+    assert isinstance(answer, Prediction)
+    assert answer.class_name == "nut"
+    assert answer.probability > 0.6
 
 
 def test_the_figures_keep_the_labels_as_they_are(run: Run) -> None:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import steadylens
-from steadylens import pipeline
+from steadylens import measurement, pipeline
 from steadylens.console import Console
 from steadylens.deployment import artifact
 from steadylens.deployment.predictor import Prediction, load
@@ -79,7 +79,7 @@ def test_a_run_with_weights_becomes_an_artifact_that_needs_nothing_else(
     assert isinstance(answer, Prediction)
     array = np.asarray(Image.open(image))[None]
     assert load(run.folder).probabilities_of_arrays(array)[0] == pytest.approx(list(answer.probabilities.values()))
-    again = pipeline.evaluate_on(run.folder, photos, Console(quiet=True))
+    again = measurement.evaluate_on(run.folder, photos, Console(quiet=True))
     assert again["n"] == sum(COUNTS.values())
 
 

@@ -24,7 +24,7 @@ from steadylens.data.sources import ImageIndex, RefusedImage, read_index
 from steadylens.data.split import Splits
 from steadylens.report import contents
 from steadylens.training.imbalance import balance
-from steadylens.training.loop import Epoch, Fitted
+from steadylens.training.state import Epoch, Fitted
 
 RECIPE = Recipe(
     classes=("bolt", "nut"), network="cnn-s", depth=1, width=0.5, image_size=8, imbalance="none", minority_augment=0.0,

@@ -328,7 +328,7 @@ def test_later_line_of_an_epoch_counts(make_run: MakeRun) -> None:
         {"epoch": epoch, "seconds": 1.0, "train_balanced_accuracy": 0.5, "validation_balanced_accuracy": value}
         for epoch, value in ((1, 0.1), (2, 0.2), (1, 0.3125), (2, 0.4375))
     ]
-    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
     labels = [str(svg.get("aria-label")) for svg in page_of(run).named("svg") if svg.get("role") == "img"]
     assert any(percent(0.4375) in label for label in labels)
     assert not any("log-loss" in label for label in labels)
@@ -350,7 +350,7 @@ def test_damaged_file_is_named(make_run: MakeRun, name: str) -> None:
 def test_damaged_metrics_are_named(make_run: MakeRun) -> None:
     run = make_run(plots=False)
     with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"epoch": 3')
+        file.write('{"epoch": 3\n')
     with pytest.raises(DataError, match=r"metrics\.jsonl"):
         write_page(run)
 

@@ -18,7 +18,7 @@ from steadylens.data.sources import RefusedImage, index_arrays, read_index
 from steadylens.data.split import Splits
 from steadylens.errors import ConfigError, ResourceError
 from steadylens.report import run_folder
-from steadylens.training.loop import Epoch
+from steadylens.training.state import Epoch
 
 RECIPE = Recipe(
     classes=("a", "b"), network="cnn-s", depth=1, width=0.5, image_size=8, imbalance="none", minority_augment=0.0,

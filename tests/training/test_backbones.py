@@ -108,6 +108,14 @@ def test_small_images_are_learned_from_scratch_without_a_word(at_hand: Callable[
     assert (choice.pretrained, choice.why) == (None, {})
 
 
+@pytest.mark.parametrize("remedy", ["focal", "ldam-drw"])
+def test_a_remedy_for_networks_from_scratch_gets_one(at_hand: Callable[[set[str]], None], remedy: str) -> None:
+    at_hand({CURATED[0].network})
+    choice = choose({"imbalance": remedy}, photos(80))
+    assert (choice.pretrained, choice.why) == (None, {"network": f"{remedy} is for networks trained from scratch"})
+    assert choose({"imbalance": "effective-number"}, photos(80)).pretrained is not None
+
+
 def test_weights_that_were_given_are_used_whatever_the_images(make_weights: MakeWeights) -> None:
     path = make_weights()
     choice = choose({"weights": path}, digits(12))
@@ -142,6 +150,12 @@ def test_images_are_made_smaller_only_where_the_time_does_not_suffice(
         ({"weights": "w.safetensors", "depth": 2}, "has the depth and the width it was trained with"),
         ({"network": "timm:test_efficientnet", "width": 1}, "has the depth and the width it was trained with"),
         ({"network": "cnn-s", "transfer": "probe"}, "cnn-s is trained from scratch"),
+        (
+            {"network": "timm:test_efficientnet", "imbalance": "ldam-drw"},
+            "ldam-drw is for networks trained from scratch",
+        ),
+        ({"weights": "w.safetensors", "imbalance": "focal"}, "focal is for networks trained from scratch"),
+        ({"transfer": "probe", "imbalance": "focal"}, "focal is for networks trained from scratch"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], complaint: str) -> None:

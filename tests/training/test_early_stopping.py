@@ -130,3 +130,11 @@ def test_a_rare_class_counts_as_much_as_a_frequent_one() -> None:
     logits[:, 0] = 3.0
     labels = np.array([0] * 100 + [1])
     assert tempered_log_loss(logits, labels) > np.log(2)
+
+
+def test_patience_can_be_counted_from_a_later_epoch() -> None:
+    best, _ = offered(3, [1.0, 2.0, 2.0, 2.0, 2.0])
+    assert best.exhausted(5)
+    best.wait(5)
+    assert not best.exhausted(7)
+    assert best.exhausted(8)

@@ -21,10 +21,11 @@ from steadylens.data.images import Preprocessing
 from steadylens.metrics import balanced_accuracy
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone, from_file
-from steadylens.training import finetune, loop
+from steadylens.training import finetune, gain, loop
 from steadylens.training.early_stopping import tempered_log_loss
-from steadylens.training.finetune import Adapted, adapt, gain_of
-from steadylens.training.loop import Epoch, Step
+from steadylens.training.finetune import Adapted, adapt
+from steadylens.training.gain import gain_of
+from steadylens.training.state import Epoch, Step
 
 MakeWeights = Callable[..., Path]
 SIDE = 24
@@ -180,7 +181,7 @@ def test_without_time_for_half_an_epoch_the_probe_is_kept(network: Backbone) -> 
 def test_every_option_reaches_the_fine_tuning(
     make_weights: MakeWeights, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finetune, "SURE", 0.0)  # a quantile of -inf: whatever was trained is kept
+    monkeypatch.setattr(gain, "SURE", 0.0)  # a quantile of -inf: whatever was trained is kept
     found = []
     for recipe in (RECIPE, replace(RECIPE, **change)):
         torch.manual_seed(0)

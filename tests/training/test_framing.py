@@ -17,8 +17,8 @@ from steadylens.data.sources import ImageIndex, index_arrays
 from steadylens.models.pretrained import from_file
 from steadylens.training import framing
 from steadylens.training.backbones import BackboneChoice
-from steadylens.training.finetune import Gain
 from steadylens.training.framing import choose_fit
+from steadylens.training.gain import Gain
 
 MakeWeights = Callable[..., Path]
 

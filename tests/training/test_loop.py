@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from steadylens.config import Recipe
+from steadylens.config import IMBALANCE, Recipe
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
-from steadylens.errors import ConfigError
+from steadylens.errors import ConfigError, ResourceError
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
-from steadylens.models import NetworkSpec, build
+from steadylens.models import NetworkSpec, build, spec_of
+from steadylens.models.heads import SCALE
 from steadylens.models.inference import logits_of
+from steadylens.training import loop
+from steadylens.training.checkpoint import Checkpoints
+from steadylens.training.clock import Clock
 from steadylens.training.early_stopping import tempered_log_loss
-from steadylens.training.loop import Epoch, Fitted, Step, fit
+from steadylens.training.loop import fit
 from steadylens.training.optimizers import rate_at
+from steadylens.training.state import Epoch, Fitted, Step, Training
 
 SIDE = 10
 PREPROCESSING = Preprocessing(SIDE, (0.4, 0.4, 0.4), (0.25, 0.25, 0.25))
@@ -72,8 +78,7 @@ CONTRARY = replace(VALIDATION, labels=(VALIDATION.labels + 1) % 3)
 
 def fitted(recipe: Recipe, validation: LabelledPixels = VALIDATION, **others: Any) -> Fitted:  # noqa: ANN401
     torch.manual_seed(0)
-    spec = NetworkSpec(recipe.network, 3, SIDE, recipe.depth, recipe.width, recipe.dropout)
-    return fit(build(spec), TRAIN, validation, recipe, others.pop("preprocessing", PREPROCESSING), **others)
+    return fit(build(spec_of(recipe)), TRAIN, validation, recipe, others.pop("preprocessing", PREPROCESSING), **others)
 
 
 def weights_of(result: Fitted) -> NDArray[np.float32]:
@@ -139,6 +144,9 @@ def test_another_seed_gives_other_weights(recipe: Recipe) -> None:
         {"imbalance": "class-weights"},
         {"imbalance": "oversample"},
         {"imbalance": "logit-adjust"},
+        {"imbalance": "effective-number"},
+        {"imbalance": "focal"},
+        {"imbalance": "ldam-drw"},
         {"averaging": 0.9},
         {"learning_rate": 1e-3},
         {"batch_size": 32},
@@ -155,7 +163,9 @@ def test_every_part_of_a_recipe_has_an_effect(change: dict[str, Any]) -> None:
 
 
 def test_remedies_for_imbalance_differ_from_each_other() -> None:
-    results = [weights(replace(RECIPE, imbalance=name)) for name in ("class-weights", "oversample", "logit-adjust")]
+    results = [
+        weights(replace(RECIPE, imbalance=name)) for name in IMBALANCE if name != "ldam-drw"
+    ]  # a head of its own
     assert not any(np.array_equal(a, b) for a, b in itertools.combinations(results, 2))
 
 
@@ -263,17 +273,55 @@ def test_every_step_is_told() -> None:
 
 
 def test_a_loss_that_is_no_number_is_named_with_its_place() -> None:
-    with pytest.raises(ConfigError, match=r"after epoch 1, step 1, the losses are no longer numbers.*learning_rate"):
+    with pytest.raises(ConfigError, match=r"after epoch 1, step 1, the loss is nan.*learning_rate"):
         fitted(RECIPE, preprocessing=Preprocessing(SIDE, (0.4,) * 3, (0.0,) * 3))
-    with pytest.raises(ConfigError, match=r"after epoch \d+, step \d+, .* no longer numbers"):
+    with pytest.raises(ConfigError, match=r"after epoch \d+, step \d+, .* no number any more"):
         fitted(replace(RECIPE, learning_rate=1e30, epochs=4))
 
 
 @pytest.mark.parametrize("patience", [0, 5])
 def test_diverging_in_the_very_last_step_is_named_too(patience: int) -> None:
     recipe = replace(RECIPE, network="keras-blog", epochs=1, batch_size=1000, l2=1e38, early_stopping=patience)
-    with np.errstate(all="ignore"), pytest.raises(ConfigError, match="no longer numbers"):
+    with np.errstate(all="ignore"), pytest.raises(ConfigError, match="no number any more"):
         fitted(recipe)
+
+
+def test_after_diverging_the_last_good_weights_are_kept_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steadylens.training.checkpoint.EVERY_S", 0.0)
+    recipe, batch, kept = replace(RECIPE, epochs=4), loop._batch, Checkpoints(tmp_path)
+
+    def poisoned(training: Training, positions: NDArray[np.int64], clock: Clock) -> Any:  # noqa: ANN401
+        images, *others = batch(training, positions, clock)
+        return (images * (float("nan") if clock.epoch == 3 else 1.0), *others)
+
+    monkeypatch.setattr(loop, "_batch", poisoned)
+    with pytest.raises(
+        ConfigError, match=r"after epoch 3, step 1, the loss is nan.*The last good weights are in "
+    ) as e:
+        fitted(recipe, checkpoints=kept)
+    name = str(e.value).rsplit("/", 1)[-1].removesuffix(".safetensors.")
+    assert (tmp_path / f"{name}.safetensors").is_file()
+    place = kept.position("training")
+    assert place is not None
+    assert all(tensor.isfinite().all() for tensor in place.tensors.values())
+    assert place.state["clock"]["epoch"] == 2
+    assert "best.head.weight" in place.tensors
+
+
+def test_too_little_memory_names_a_batch_size_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = loop._batch
+
+    def greedy(training: Training, positions: NDArray[np.int64], clock: Clock) -> Any:  # noqa: ANN401
+        if len(positions) > 5:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        return batch(training, positions, clock)
+
+    monkeypatch.setattr(loop, "_batch", greedy)
+    with pytest.raises(ResourceError, match=r"a batch of 16 images; a batch of 4 fits.*--set batch_size=4"):
+        fitted(RECIPE)
+    assert fitted(replace(RECIPE, batch_size=4, epochs=1)).epochs == 1
 
 
 def test_a_class_without_validation_images_is_no_obstacle() -> None:
@@ -291,3 +339,24 @@ def test_it_learns_on_a_gpu(precision: str) -> None:
     assert next(result.network.parameters()).device.type == "cuda"
     found = logits_of(result.network, VALIDATION, PREPROCESSING).argmax(1)
     assert balanced_accuracy(VALIDATION.labels, found, 3) >= 0.9
+
+
+@pytest.mark.parametrize("network", ["cnn-s", "keras-blog"])
+def test_ldam_learns_and_its_last_fifth_is_re_weighted(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(RECIPE, network=network, imbalance="ldam-drw", epochs=10, early_stopping=0)
+    result = fitted(recipe)
+    assert result.kept.validation_balanced_accuracy > 0.9
+    assert np.abs(logits_of(result.network, VALIDATION.pixels, PREPROCESSING)).max() <= SCALE * (1 + 1e-5)
+    monkeypatch.setattr("steadylens.training.imbalance.DEFERRED", 1.1)
+    never = fitted(recipe)
+    train_losses = [[row.train_loss for row in each.curve] for each in (result, never)]
+    assert train_losses[0][:8] == train_losses[1][:8]
+    assert train_losses[0][8:] != train_losses[1][8:]
+
+
+def test_patience_runs_anew_from_where_re_weighting_begins() -> None:
+    recipe = replace(RECIPE, imbalance="ldam-drw", epochs=40, early_stopping=3)
+    result = fitted(recipe, CONTRARY)
+    assert result.stopped == "early"
+    assert result.best_epoch < 10
+    assert result.epochs == 0.8 * 40 - 1 + 3, "epoch 31 is the last measured one before"

@@ -57,9 +57,9 @@ def test_a_rare_class_is_found_more_often_with_a_remedy() -> None:
     (x, y), (new, truth) = features((200, 8), apart=0.6), features((300, 300), seed=1, apart=0.6)
     recalls = {
         remedy: float((fit_probe([x], y, 2, remedy=remedy, seed=0).logits(new).argmax(1) == 1)[truth == 1].mean())
-        for remedy in ("none", "logit-adjust", "class-weights", "oversample")
+        for remedy in ("none", "logit-adjust", "class-weights", "effective-number", "oversample")
     }
-    assert min(recalls["logit-adjust"], recalls["class-weights"]) > recalls["none"] + 0.1
+    assert min(recalls[name] for name in ("logit-adjust", "class-weights", "effective-number")) > recalls["none"] + 0.1
     assert recalls["oversample"] == recalls["class-weights"]
 
 
@@ -177,3 +177,18 @@ def test_damaged_features_in_the_cache_are_computed_anew(network: Backbone, tmp_
     for damage in (kept.read_bytes()[:-100], b"", kept.read_bytes()[:-4] + b"\xff\xff\xff\xff"):
         kept.write_bytes(damage)
         assert np.array_equal(features_of(network, IMAGES, PREPROCESSING, weights="a", cache=tmp_path), first)
+
+
+def test_effective_numbers_weight_the_probe_as_published() -> None:
+    """With 60 and 12 images the ratio of the weights is (1 - beta^60) / (1 - beta^12), however many views there are."""
+    x, y = features((60, 12))
+    scaled = (x - x.mean(0)) / (x.std(0) + 1e-6)
+    for views in ([x], [x, x]):
+        probe = fit_probe(views, y, 2, remedy="effective-number", seed=0)
+        by_hand = [1.0, (1 - 0.9999**60) / (1 - 0.9999**12)]
+        by_hand = [w * 72 / (60 * by_hand[0] + 12 * by_hand[1]) for w in by_hand]
+        model = LogisticRegression(
+            C=probe.strength * len(views), class_weight=dict(enumerate(by_hand)), max_iter=1000, tol=1e-8
+        )
+        model.fit(scaled, y)
+        assert softmax(probe.logits(x)) == pytest.approx(model.predict_proba(scaled), abs=0.02)

@@ -11,6 +11,7 @@ from torch import nn
 from steadylens.config import TIMM, Recipe
 from steadylens.errors import ConfigError
 from steadylens.models import cnn, pretrained
+from steadylens.models.heads import HEADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class NetworkSpec:
         width: multiplies the number of neurons of every hidden layer; 1.0 is the network as published.
         dropout: probability with which a feature before the last layer is dropped in training.
         arguments: with which timm builds the backbone; empty for `NETWORKS`.
+        head: the last layer, one of `heads.HEADS`; "linear" for backbones.
     """
 
     name: str
@@ -34,13 +36,14 @@ class NetworkSpec:
     width: float
     dropout: float
     arguments: dict[str, pretrained.Argument] = field(default_factory=dict)
+    head: str = "linear"
 
 
 NETWORKS: dict[str, Callable[[NetworkSpec], nn.Module]] = {
-    "keras-blog": lambda s: cnn.keras_blog(s.classes, s.image_size, s.depth, s.width, s.dropout),
-    "cnn-s": lambda s: cnn.stages((32, 96, 128), s.classes, s.image_size, s.depth, s.width, s.dropout),
-    "cnn-m": lambda s: cnn.stages((64, 160, 256), s.classes, s.image_size, s.depth, s.width, s.dropout),
-    "cnn-l": lambda s: cnn.stages((128, 320, 512), s.classes, s.image_size, s.depth, s.width, s.dropout),
+    "keras-blog": lambda s: cnn.keras_blog(s.classes, s.image_size, s.depth, s.width, s.dropout, s.head),
+    "cnn-s": lambda s: cnn.stages((32, 96, 128), s.classes, s.image_size, s.depth, s.width, s.dropout, s.head),
+    "cnn-m": lambda s: cnn.stages((64, 160, 256), s.classes, s.image_size, s.depth, s.width, s.dropout, s.head),
+    "cnn-l": lambda s: cnn.stages((128, 320, 512), s.classes, s.image_size, s.depth, s.width, s.dropout, s.head),
 }
 DEFAULT_DEPTH = {"keras-blog": 3, "cnn-s": 1, "cnn-m": 1, "cnn-l": 1}
 
@@ -55,6 +58,7 @@ def spec_of(recipe: Recipe) -> NetworkSpec:
         recipe.width,
         recipe.dropout,
         json.loads(recipe.arguments),
+        "cosine" if recipe.imbalance == "ldam-drw" else "linear",
     )
 
 
@@ -62,8 +66,10 @@ def build(spec: NetworkSpec) -> nn.Module:
     """Build the network with fresh weights drawn from torch's global generator; nothing is fetched.
 
     Raises:
-        ConfigError: no network has this name, or timm does not build it with these arguments.
+        ConfigError: no network has this name or this last layer, or timm does not build it with these arguments.
     """
+    if spec.head not in HEADS or (spec.head != "linear" and spec.name.startswith(TIMM)):
+        raise ConfigError(f"The network {spec.name} cannot have a last layer '{spec.head}'.")
     if spec.name.startswith(TIMM):
         return pretrained.Backbone(spec.name.removeprefix(TIMM), spec.classes, spec.dropout, spec.arguments)
     if spec.name not in NETWORKS:

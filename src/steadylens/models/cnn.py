@@ -11,13 +11,15 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from steadylens.models.heads import HEADS
 
-def keras_blog(classes: int, image_size: int, depth: int, width: float, dropout: float) -> nn.Module:
+
+def keras_blog(classes: int, image_size: int, depth: int, width: float, dropout: float, head: str) -> nn.Module:
     """The CNN that Keras tutorials teach: 32-64-64 unpadded convolutions with pooling between, dense 64, dropout.
 
     `depth` convolutions are made (3 in the tutorial); where the map has become too small for an unpadded
     convolution or a pooling, the convolution is padded and the pooling left out. Initialised as Keras does:
-    Glorot-uniform weights, zero biases (Glorot & Bengio 2010).
+    Glorot-uniform weights, zero biases (Glorot & Bengio 2010). `head` is one of `heads.HEADS`.
     """
     layers: list[nn.Module] = []
     channels, side = 3, image_size
@@ -31,7 +33,7 @@ def keras_blog(classes: int, image_size: int, depth: int, width: float, dropout:
             side //= 2
     dense = max(1, round(64 * width))
     layers += [nn.Flatten(), nn.Linear(channels * side * side, dense), nn.ReLU()]
-    network = PlainCNN(*layers, nn.Dropout(dropout), nn.Linear(dense, classes))
+    network = PlainCNN(*layers, nn.Dropout(dropout), HEADS[head](dense, classes))
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -71,7 +73,14 @@ class StagedCNN(nn.Module):
     """A strided stem for large images, then stages at half the resolution each, then the maximum over what is left."""
 
     def __init__(
-        self, widths: tuple[int, ...], classes: int, image_size: int, depth: int, width: float, dropout: float
+        self,
+        widths: tuple[int, ...],
+        classes: int,
+        image_size: int,
+        depth: int,
+        width: float,
+        dropout: float,
+        head: str,
     ) -> None:
         super().__init__()
         channels = [max(8, round(w * width / 8) * 8) for w in widths]
@@ -102,7 +111,7 @@ class StagedCNN(nn.Module):
             self.stages.append(Stage(inputs, out, depth))
             inputs, side = out, side // 2
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(inputs, classes, bias=True)
+        self.head = HEADS[head](inputs, classes)
 
     def features(self, images: Tensor) -> Tensor:
         """(n, 3, image_size, image_size) to what the last layer sees, (n, features)."""
@@ -119,7 +128,7 @@ class StagedCNN(nn.Module):
 
 
 def stages(
-    widths: tuple[int, ...], classes: int, image_size: int, depth: int, width: float, dropout: float
+    widths: tuple[int, ...], classes: int, image_size: int, depth: int, width: float, dropout: float, head: str
 ) -> nn.Module:
-    """One member of the family: `widths` channels in its stages, times `width`."""
-    return StagedCNN(widths, classes, image_size, depth, width, dropout)
+    """One member of the family: `widths` channels in its stages, times `width`; `head` is one of `heads.HEADS`."""
+    return StagedCNN(widths, classes, image_size, depth, width, dropout, head)

@@ -26,7 +26,7 @@ from steadylens.data.near_findings import near_duplicate_count
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
 from steadylens.training.imbalance import balance
-from steadylens.training.loop import Epoch, Fitted
+from steadylens.training.state import Epoch, Fitted
 
 SCHEMA = 1
 _LIBRARIES = ("torch", "timm", "numpy", "scikit-learn", "scipy", "pillow", "safetensors", "pyarrow")

@@ -16,6 +16,7 @@ from steadylens import files
 from steadylens.errors import DataError
 from steadylens.report import figures, plots, tables
 from steadylens.report.audit_section import Kind, findings_of, kinds_of
+from steadylens.report.metrics_log import METRICS, read_metrics
 from steadylens.report.templates import render
 from steadylens.report.thumbnails import read_thumbnails
 from steadylens.report.verdict import most_frequent_confusions, verdict_of
@@ -58,16 +59,20 @@ class _Picture:
     probability: float
 
 
-def write_page(run: Path) -> Path:
+def write_page(run: Path, report: Mapping[str, Any] | None = None) -> Path:
     """(Re)write RUN/report.html from what is in RUN; nothing else is needed.
+
+    Args:
+        run: its folder.
+        report: what report.json is going to say, where it is not written yet.
 
     Raises:
         DataError: report.json is missing, or a file that the page needs cannot be read.
         ResourceError: the page cannot be written.
     """
-    report = _read_report(run)
+    shown = _read_report(run) if report is None else json.loads(json.dumps(report))
     page = run / "report.html"
-    files.write_bytes(page, render("template.html.j2", _context(run, report)))
+    files.write_bytes(page, render("template.html.j2", _context(run, shown)))
     return page
 
 
@@ -98,7 +103,7 @@ def save_examples(run: Path, examples: Sequence[Example]) -> None:
 
 
 def _context(run: Path, report: dict[str, Any]) -> dict[str, Any]:
-    metrics = _read_metrics(run / "metrics.jsonl")
+    metrics = read_metrics(run / METRICS)
     varying, trials = tables.trial_rows(report["selection"])
     rows = tables.class_rows(report)
     folded = len(rows) > _ROWS_ON_A_SCREEN
@@ -232,18 +237,3 @@ def _read_json(path: Path, *, what: str) -> Any | None:  # noqa: ANN401 - any JS
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except ValueError as error:
         raise DataError(f"{path}, the {what} of the run, is damaged: {error}. Run the training again.") from error
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl by epoch; where a resumed run wrote an epoch twice, the later line counts."""
-    if not path.is_file():
-        return []
-    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    try:
-        read = [json.loads(line, parse_constant=lambda _: None) for line in lines]
-        by_epoch = {int(line["epoch"]): line for line in read}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} holds a line that is not an epoch: {error}. Remove that line and try again."
-        ) from error
-    return [by_epoch[epoch] for epoch in sorted(by_epoch)]

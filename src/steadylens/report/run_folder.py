@@ -18,9 +18,13 @@ from steadylens.data.findings import Finding
 from steadylens.data.fixes import fixes_csv
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
-from steadylens.errors import ConfigError
+from steadylens.errors import ConfigError, DataError
 from steadylens.report.contents import curve_row, recipe_block
-from steadylens.training.loop import Epoch
+from steadylens.report.metrics_log import METRICS
+from steadylens.training.checkpoint import BEGUN
+from steadylens.training.state import Epoch
+
+CHECKPOINTS, INDEX = "checkpoints", "index.parquet"
 
 
 def claim(run: Path) -> None:
@@ -35,8 +39,41 @@ def claim(run: Path) -> None:
 
 def require_free(run: Path) -> None:
     """Raise a ConfigError where there is something in the folder already."""
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    if not is_free(run):
         raise ConfigError(f"{run} exists already. Choose another folder with --out, or remove this one.")
+
+
+def is_free(run: Path) -> bool:
+    """Whether a run can begin in the folder: it is not there, or empty but for what a start leaves that was killed."""
+    if not run.exists():
+        return True
+    return run.is_dir() and all(_is_trace_of_a_start(path) for path in run.iterdir())
+
+
+def _is_trace_of_a_start(path: Path) -> bool:
+    return path.name == files.LOCK or (path.name == CHECKPOINTS and path.is_dir() and not any(path.glob("[!.]*")))
+
+
+def is_finished(run: Path) -> bool:
+    """Whether all of a run is there: report.json is written last."""
+    return (run / "report.json").is_file()
+
+
+def is_unfinished(run: Path) -> bool:
+    """Whether a run was begun and can be gone on with."""
+    return (run / CHECKPOINTS / BEGUN).is_file() and not is_finished(run)
+
+
+def read_report(run: Path) -> dict[str, Any]:
+    """What RUN/report.json says.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return dict(json.loads((run / "report.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{run / 'report.json'} cannot be read ({error}). Train again, or restore the file.") from error
 
 
 def free_name(wanted: Path) -> Path:
@@ -50,13 +87,20 @@ def free_name(wanted: Path) -> Path:
 
 def write_index(run: Path, index: ImageIndex, splits: Splits) -> None:
     """Write RUN/index.parquet: one row an image with its full path, those that were refused included."""
+    buffer = io.BytesIO()
+    pq.write_table(index_table(index, splits), buffer)
+    files.write_bytes(run / INDEX, buffer.getvalue())
+
+
+def index_table(index: ImageIndex, splits: Splits) -> pa.Table:
+    """What RUN/index.parquet holds."""
     names = [""] * len(index)
     for name, rows in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
         for row in rows:
             names[row] = name
     refused, root = index.refusals, index.root or Path()
     blank, unknown = [""] * len(refused), [None] * len(refused)
-    table = pa.table(
+    return pa.table(
         {
             "path": pa.array([*index.paths, *(str(root / r.path) for r in refused)], pa.string()),
             "label": pa.array(
@@ -70,9 +114,6 @@ def write_index(run: Path, index: ImageIndex, splits: Splits) -> None:
             "refusal": pa.array([*([None] * len(index)), *(r.reason for r in refused)], pa.string()),
         }
     )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    files.write_bytes(run / "index.parquet", buffer.getvalue())
 
 
 def write_audit(run: Path, findings: Sequence[Finding]) -> None:
@@ -92,7 +133,7 @@ def write_recipe(run: Path, recipe: Recipe) -> None:
 
 def append_epoch(run: Path, epoch: Epoch) -> None:
     """Append one line to RUN/metrics.jsonl."""
-    files.append_line(run / "metrics.jsonl", json.dumps(curve_row(epoch), allow_nan=False))
+    files.append_line(run / METRICS, json.dumps(curve_row(epoch), allow_nan=False))
 
 
 def write_report(run: Path, report: Mapping[str, Any]) -> None:

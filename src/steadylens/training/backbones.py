@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steadylens.config import TIMM, Config
+from steadylens.config import FROM_SCRATCH_ONLY, IMBALANCE, TIMM, Config
 from steadylens.data import images
 from steadylens.data.images import Preprocessing, Refusal
 from steadylens.data.sources import ImageIndex
@@ -100,7 +100,10 @@ def choose_backbone(config: Config, index: ImageIndex, device: str, *, seconds: 
     """
     _check(config)
     if config.network == "auto" and config.weights is None:
-        found, reason = _at_hand(index, device, seconds)
+        if config.imbalance in FROM_SCRATCH_ONLY:
+            found, reason = None, f"{config.imbalance} is for networks trained from scratch"
+        else:
+            found, reason = _at_hand(index, device, seconds)
         if found is None:
             return BackboneChoice(None, None, math.inf, math.inf, {"network": reason} if reason else {})
     elif config.weights is not None:
@@ -131,6 +134,12 @@ def _check(config: Config) -> None:
         wrong.append("A pretrained backbone has the depth and the width it was trained with: leave them out.")
     if "transfer" in config.given and not backbone and config.network != "auto":
         wrong.append(f"transfer is for pretrained backbones, and {config.network} is trained from scratch.")
+    if (backbone or "transfer" in config.given) and config.imbalance in FROM_SCRATCH_ONLY:
+        others = ", ".join(name for name in IMBALANCE if name not in FROM_SCRATCH_ONLY)
+        wrong.append(
+            f"--imbalance {config.imbalance} is for networks trained from scratch: a pretrained backbone begins with a "
+            f"logistic regression, which has no such loss. Choose one of {others}, or --network cnn-m."
+        )
     if wrong:
         raise ConfigError("\n".join(wrong))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
+from typing import Any
 
+_COUNTED = ("epoch", "step", "_steps", "_images", "_last_measurement", "_all_measurements", "_measured_at")
 MOST_MEASUREMENTS = 40  # a training of more epochs than this measures itself every second, third ... one
 
 
@@ -21,7 +23,7 @@ class Clock:
     def __init__(self, seconds: float | None, epochs: int | None) -> None:
         self.seconds, self.epochs = seconds, epochs
         self.epoch = self.step = 0
-        self._steps = 1
+        self._steps = 0
         self._images = 0
         self._start = time.perf_counter()
         self._last_measurement = self._all_measurements = 0.0
@@ -30,6 +32,11 @@ class Clock:
     def begin_epoch(self, steps: Sized) -> None:
         """Enter the next epoch, which has these steps."""
         self.epoch, self.step, self._steps = self.epoch + 1, 0, len(steps)
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Whether the next step belongs to another epoch."""
+        return self.step >= self._steps
 
     def end_step(self, images: int) -> None:
         """Count one more step, over so many images."""
@@ -42,7 +49,7 @@ class Clock:
 
     def progress(self) -> float:
         """The share of the training that is over, 1 at its end; time for a last measurement is set aside."""
-        by_epochs = (self.epoch - 1 + self.step / self._steps) / self.epochs if self.epochs else 0.0
+        by_epochs = (self.epoch - 1 + self.step / max(1, self._steps)) / self.epochs if self.epochs else 0.0
         if self.seconds is None:
             return by_epochs
         left = self.seconds - self._last_measurement
@@ -63,6 +70,18 @@ class Clock:
         if self.seconds is None:
             return self.epoch % math.ceil((self.epochs or 1) / MOST_MEASUREMENTS) == 0
         return self.progress() >= self._measured_at + 1 / MOST_MEASUREMENTS
+
+    def state(self) -> dict[str, Any]:
+        """Where the training is, as JSON values."""
+        return {"elapsed": self.elapsed(), **{name: getattr(self, name) for name in _COUNTED}}
+
+    def go_to(self, state: Mapping[str, Any]) -> None:
+        """Go to where `state` was taken. The seconds until then come on top of those that the clock was given."""
+        for name in _COUNTED:
+            setattr(self, name, state[name])
+        self._start = time.perf_counter() - state["elapsed"]
+        if self.seconds is not None:
+            self.seconds += state["elapsed"]
 
     @contextmanager
     def measuring(self) -> Iterator[None]:

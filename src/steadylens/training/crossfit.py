@@ -21,8 +21,9 @@ from steadylens.models import build, spec_of
 from steadylens.models.distance import MOST_KNOWN, distances_to_known
 from steadylens.models.inference import features_of, logits_of
 from steadylens.training.clock import Clock
-from steadylens.training.loop import Step, Training, begin, train_epoch
+from steadylens.training.loop import begin, train_epoch
 from steadylens.training.selection import select
+from steadylens.training.state import Step, Training
 
 FOLDS = 5
 _DEAL = 3  # keeps this use of a seed apart from those of data.batches

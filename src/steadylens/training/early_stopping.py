@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +15,8 @@ from steadylens.metrics import balanced_log_loss, softmax
 # Overconfidence raises the log-loss long before it costs accuracy, and calibration will remove it. So weights are
 # compared at the best of these temperatures each, and not by how sure of themselves they happen to be.
 TEMPERATURES = np.geomspace(0.5, 8.0, 17)
+
+_COUNTED = ("figure", "epoch", "counted_from", "_offers_since")
 
 
 def tempered_log_loss(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
@@ -30,22 +35,38 @@ class BestWeights:
         self.patience = patience
         self.figure = float("inf")
         self.epoch = 0
+        self.counted_from = 0
         self._offers_since = 0
-        self._weights: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
 
     def offer(self, network: nn.Module, figure: float, epoch: int) -> None:
         """Keep the network's weights where `figure` is the lowest so far, or where nothing is to be chosen."""
         if figure < self.figure or not self.patience:
             self.figure, self.epoch, self._offers_since = figure, epoch, -1
-            self._weights = {name: t.detach().clone() for name, t in network.state_dict().items()}
+            self.weights = {name: t.detach().clone() for name, t in network.state_dict().items()}
         self._offers_since += 1
+
+    def wait(self, epoch: int) -> None:
+        """Count the patience from this epoch on, where the best one lies before it."""
+        self.counted_from = epoch
 
     def exhausted(self, epoch: int) -> bool:
         """Whether `patience` epochs have gone by since the best one, and several measurements with them."""
-        waited = epoch - self.epoch >= self.patience and self._offers_since >= min(self.patience, 3)
+        since = max(self.epoch, self.counted_from)
+        waited = epoch - since >= self.patience and self._offers_since >= min(self.patience, 3)
         return bool(self.patience) and waited
+
+    def state(self) -> dict[str, Any]:
+        """Where it is, `weights` apart, as JSON values."""
+        return {name: getattr(self, name) for name in _COUNTED}
+
+    def go_to(self, state: Mapping[str, Any], weights: dict[str, Tensor]) -> None:
+        """Go to where `state` and `weights` were taken."""
+        for name in _COUNTED:
+            setattr(self, name, state[name])
+        self.weights = weights
 
     @torch.no_grad()
     def restore(self, network: nn.Module) -> None:
         """Put the best weights back."""
-        network.load_state_dict(self._weights)
+        network.load_state_dict(self.weights)

@@ -8,17 +8,15 @@ place only where the validation images show that it is better, by more than chan
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import t as student
 from torch import Tensor, nn
 
 from steadylens.config import Recipe
@@ -27,15 +25,19 @@ from steadylens.data.images import Preprocessing
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone
-from steadylens.training.early_stopping import TEMPERATURES, tempered_log_loss
-from steadylens.training.loop import Epoch, Fitted, Step, fit
+from steadylens.training.checkpoint import Checkpoint, Checkpoints, copied
+from steadylens.training.early_stopping import tempered_log_loss
+from steadylens.training.gain import Gain, gain_of
+from steadylens.training.loop import fit
 from steadylens.training.optimizers import Rates
+from steadylens.training.position import fitted_from, outcome_of
 from steadylens.training.probe import Features, Probe, features_of, fit_probe
+from steadylens.training.state import Epoch, Fitted, Step
 
 DECAY = 0.7  # of the learning rate from one stage to the one below it
+PHASES = ("last stage", "all stages")
 LAST_STAGE_SHARE = 0.25  # of the time or of the epochs in which only the last stage is trained
 BLENDS = (1 / 3, 2 / 3, 1.0)  # shares of the fine-tuned weights that are tried
-SURE = 0.95  # how sure a gain on the validation images must be before fine-tuned weights take the probe's place
 # Below, the loss on the validation images says too little for any gain to be believed, and no time is spent on one.
 FEWEST_TO_JUDGE = 30
 # Training costs about so many times what prediction does. With time for fewer epochs none is begun.
@@ -57,26 +59,6 @@ class Adapted:
     account: dict[str, object]
 
 
-@dataclass(frozen=True)
-class Gain:
-    """How a network does beside the probe on the validation images.
-
-    Attributes:
-        loss: its balanced log-loss at its best temperature.
-        difference: that, less the probe's.
-        margin: by which the difference must be below 0 to be more than chance.
-    """
-
-    loss: float
-    difference: float
-    margin: float
-
-    @property
-    def is_sure(self) -> bool:
-        """Whether it is better by more than chance."""
-        return self.difference < -self.margin
-
-
 def adapt(
     network: Backbone,
     train: LabelledPixels,
@@ -88,6 +70,7 @@ def adapt(
     seconds_per_image: float = 0.0,
     cache: Path | None = None,
     clusters: NDArray[np.int64] | None = None,
+    checkpoints: Checkpoints | None = None,
     on_features: Callable[[float, float], None] = lambda _share, _rate: None,
     on_step: Callable[[Step], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
@@ -104,6 +87,7 @@ def adapt(
         seconds_per_image: of prediction, as measured.
         cache: the folder of the cache, for the features.
         clusters: (n,) number of the set of near-duplicates of each training image; None: each its own.
+        checkpoints: where the probe and the training are kept, and gone on from; None keeps them nowhere.
         on_features: told the share of images looked at, and images a second.
         on_step: told after each step of fine-tuning.
         on_epoch: told of the probe as epoch 0, and after each measured epoch.
@@ -111,17 +95,53 @@ def adapt(
     Raises:
         ConfigError: the loss is no longer a number.
     """
-    begin = time.perf_counter()
+    begin, checkpoints = time.perf_counter(), checkpoints or Checkpoints(None)
     network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    looked = _look(network, train, validation, recipe, preprocessing, seconds, seconds_per_image, cache, on_features)
+    kept = checkpoints.outcome("probe")
+    if kept is None:
+        looked = _look(
+            network, train, validation, recipe, preprocessing, seconds, seconds_per_image, cache, on_features
+        )
+        kept = _probed(looked, train, validation, recipe, clusters, time.perf_counter() - begin)
+        checkpoints.keep("probe", kept)
+        on_epoch(Epoch(**kept.state["row"]))
+    row, account = Epoch(**kept.state["row"]), dict(kept.state["account"])
+    weight, bias = (kept.tensors[name].numpy() for name in ("weight", "bias"))
+    Probe(weight, bias, account["strength"], account["folds"]).write_into(network.head)
+    fitted = Fitted(network.eval(), preprocessing, (row,), 0, row, 0, "probe", row.seconds, row.images_per_second)
+    if recipe.transfer != "fine-tune":
+        return Adapted(fitted, account)
+    left = None
+    if seconds is not None:
+        left = seconds - (time.perf_counter() - begin) - len(BLENDS) * len(validation) * seconds_per_image
+        too_little = left < FEWEST_EPOCHS * len(train) * STEP_COST * seconds_per_image
+        if too_little and not _was_begun(checkpoints):
+            return Adapted(fitted, account | {"decision": "the probe is kept: it left too little time for fine-tuning"})
+    before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    tuned = _fine_tune(network, train, validation, recipe, preprocessing, left, checkpoints, on_step, on_epoch)
+    blend = _blend(network, before, kept.tensors["validation"].numpy(), validation, preprocessing)
+    account |= {"fine_tuned": _figures(tuned.kept), "blend": blend.share, "decision": _decision(blend)}
+    whole = replace(tuned, network=network.eval(), curve=(row, *tuned.curve), seconds=row.seconds + tuned.seconds)
+    if blend.share == 0:
+        return Adapted(replace(whole, best_epoch=0, kept=row), account)
+    return Adapted(replace(whole, kept=_judged(tuned.kept, blend.logits, validation)), account)
+
+
+def _probed(
+    looked: _Looked,
+    train: LabelledPixels,
+    validation: LabelledPixels,
+    recipe: Recipe,
+    clusters: NDArray[np.int64] | None,
+    looking_s: float,
+) -> Checkpoint:
+    """The probe as its checkpoint holds it: the last layer, its logits of the validation images, and its account."""
+    begin = time.perf_counter()
     probe = fit_probe(
         looked.train, train.labels, len(recipe.classes), remedy=recipe.imbalance, seed=recipe.seed, clusters=clusters
     )
-    probe.write_into(network.head)
-    row = _row_of_probe(probe, looked, train, validation, time.perf_counter() - begin)
-    on_epoch(row)
-    fitted = Fitted(network.eval(), preprocessing, (row,), 0, row, 0, "probe", row.seconds, row.images_per_second)
-    account: dict[str, object] = {
+    row = _row_of_probe(probe, looked, train, validation, looking_s + time.perf_counter() - begin)
+    account = {
         "views": len(looked.train),
         "features_per_second": looked.images_per_second,
         "strength": probe.strength,
@@ -131,21 +151,15 @@ def adapt(
         "blend": 0.0,
         "decision": "only the last layer was trained",
     }
-    if recipe.transfer != "fine-tune":
-        return Adapted(fitted, account)
-    left = None
-    if seconds is not None:
-        left = seconds - (time.perf_counter() - begin) - len(BLENDS) * len(validation) * seconds_per_image
-        if left < FEWEST_EPOCHS * len(train) * STEP_COST * seconds_per_image:
-            return Adapted(fitted, account | {"decision": "the probe is kept: it left too little time for fine-tuning"})
-    before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    tuned = _fine_tune(network, train, validation, recipe, preprocessing, left, on_step, on_epoch)
-    blend = _blend(network, before, probe.logits(looked.validation), validation, preprocessing)
-    account |= {"fine_tuned": _figures(tuned.kept), "blend": blend.share, "decision": _decision(blend)}
-    whole = replace(tuned, network=network.eval(), curve=(row, *tuned.curve), seconds=time.perf_counter() - begin)
-    if blend.share == 0:
-        return Adapted(replace(whole, best_epoch=0, kept=row), account)
-    return Adapted(replace(whole, kept=_judged(tuned.kept, blend.logits, validation)), account)
+    arrays = {"weight": probe.weight, "bias": probe.bias, "validation": probe.logits(looked.validation)}
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return Checkpoint({"row": asdict(row), "account": account}, copied(tensors))
+
+
+def _was_begun(checkpoints: Checkpoints) -> bool:
+    """Whether fine-tuning was interrupted."""
+    known = (checkpoints.outcome(PHASES[0]), *(checkpoints.position(phase) for phase in PHASES))
+    return any(place is not None for place in known)
 
 
 @dataclass(frozen=True)
@@ -197,32 +211,53 @@ def _fine_tune(
     recipe: Recipe,
     preprocessing: Preprocessing,
     seconds: float | None,
+    checkpoints: Checkpoints,
     on_step: Callable[[Step], None],
     on_epoch: Callable[[Epoch], None],
 ) -> Fitted:
     """Train the last stage, then all stages, each for its share of the seconds and of the epochs."""
     stages = network.stages()
     share = LAST_STAGE_SHARE if recipe.epochs is None else round(LAST_STAGE_SHARE * recipe.epochs) / recipe.epochs
-    done: list[Fitted] = []
-    for lowest, share_of_phase in ((len(stages) - 1, share), (0, 1 - share)):
+    shares = {PHASES[0]: (len(stages) - 1, share), PHASES[1]: (0, 1 - share)}
+    # What an earlier process trained counts too: `seconds` are those that are left now.
+    spent = {phase: _seconds_in(checkpoints, phase) for phase in PHASES}
+    total, done = None if seconds is None else seconds + sum(spent.values()), list[Fitted]()
+    for phase, (lowest, share_of_phase) in shares.items():
         if share_of_phase == 0:
             continue
         behind = done[-1].epochs if done else 0
-        _thaw(stages, lowest)
-        part = fit(
-            network,
-            train,
-            validation,
-            replace(recipe, epochs=None if recipe.epochs is None else round(share_of_phase * recipe.epochs)),
-            preprocessing,
-            seconds=None if seconds is None else share_of_phase * seconds,
-            rates=_rates(network, stages),
-            seen=0,
-            on_step=partial(_tell_step, on_step, behind),
-            on_epoch=partial(_tell_epoch, on_epoch, behind),
-        )
+        outcome = checkpoints.outcome(phase)
+        if outcome is not None:
+            part = fitted_from(outcome, network, preprocessing)
+        else:
+            _thaw(stages, lowest)
+            part = fit(
+                network,
+                train,
+                validation,
+                replace(recipe, epochs=None if recipe.epochs is None else round(share_of_phase * recipe.epochs)),
+                preprocessing,
+                seconds=None if total is None else max(0.0, share_of_phase * total - spent[phase]),
+                rates=_rates(network, stages),
+                seen=0,
+                checkpoints=checkpoints,
+                stage=phase,
+                on_step=partial(_tell_step, on_step, behind),
+                on_epoch=partial(_tell_epoch, on_epoch, behind),
+            )
+            checkpoints.keep(phase, outcome_of(part))
         done.append(_later(part, behind))
-    return replace(done[-1], curve=tuple(row for part in done for row in part.curve))
+    curve = tuple(row for part in done for row in part.curve)
+    return replace(done[-1], curve=curve, seconds=sum(part.seconds for part in done))
+
+
+def _seconds_in(checkpoints: Checkpoints, phase: str) -> float:
+    """How long an earlier process trained in a phase."""
+    outcome = checkpoints.outcome(phase)
+    if outcome is not None:
+        return float(outcome.state["seconds"])
+    place = checkpoints.position(phase)
+    return 0.0 if place is None else float(place.state["clock"]["elapsed"])
 
 
 def _thaw(stages: list[list[nn.Parameter]], lowest: int) -> None:
@@ -293,32 +328,6 @@ def _between(before: dict[str, Tensor], after: dict[str, Tensor], share: float) 
         name: torch.lerp(before[name], tensor, share) if tensor.is_floating_point() else tensor
         for name, tensor in after.items()
     }
-
-
-def gain_of(logits: Features, of_probe: Features, labels: NDArray[np.int64]) -> Gain:
-    """Compare two networks' logits (n, classes) on the same images, each at its best temperature.
-
-    The difference is a mean of paired differences in which each class counts the same; its margin is Student's
-    one-sided quantile times its standard error, with as many images as there are in effect (Kish 1965).
-    """
-    support = np.bincount(labels)
-    weights = 1.0 / (support[labels] * np.count_nonzero(support))
-    losses, losses_of_probe = _losses(logits, labels), _losses(of_probe, labels)
-    differences = losses - losses_of_probe
-    mean = float(weights @ differences)
-    effective = 1.0 / float(weights @ weights)
-    if effective < 2:
-        return Gain(float(weights @ losses), mean, math.inf)
-    variance = float(weights**2 @ (differences - mean) ** 2) * effective / (effective - 1)
-    return Gain(float(weights @ losses), mean, float(student.ppf(SURE, effective - 1)) * math.sqrt(variance))
-
-
-def _losses(logits: Features, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The log-loss of each image, (n,), at the temperature that is best for all of them."""
-    best = min(TEMPERATURES, key=lambda t: balanced_log_loss(labels, softmax(logits / t)))
-    chosen = softmax(logits / best)[np.arange(len(labels)), labels]
-    losses: NDArray[np.float64] = -np.log(np.clip(chosen, 1e-12, None))
-    return losses
 
 
 def _decision(blend: _Blend) -> str:

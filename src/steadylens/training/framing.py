@@ -18,7 +18,7 @@ from steadylens.data.sources import ImageIndex
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone
 from steadylens.training.backbones import BackboneChoice
-from steadylens.training.finetune import gain_of
+from steadylens.training.gain import gain_of
 from steadylens.training.probe import View, cross_validate
 from steadylens.training.selection import choose_device
 

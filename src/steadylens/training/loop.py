@@ -2,97 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from steadylens import interruption
 from steadylens.config import Recipe
-from steadylens.data.augment import Augmentation, augment, base_strength, policy_of
+from steadylens.data.augment import augment, base_strength, policy_of
 from steadylens.data.batches import LabelledPixels, batches, epoch_order, step_seed, to_input
 from steadylens.data.images import Preprocessing
-from steadylens.errors import ConfigError
+from steadylens.errors import ResourceError
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
 from steadylens.models.inference import logits_of
+from steadylens.training.checkpoint import Checkpoints
 from steadylens.training.clock import Clock
+from steadylens.training.divergence import LossWatch, cost_of_guessing, what_to_change
 from steadylens.training.early_stopping import BestWeights, tempered_log_loss
-from steadylens.training.imbalance import Balance, as_tensor, balance, loss_of
+from steadylens.training.imbalance import balance, objective_of
+from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
 from steadylens.training.optimizers import Rates, adamw, rate_at, step
+from steadylens.training.position import put_back, take
 from steadylens.training.regularize import WeightAverage, mix, regularized, shrink
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One line of metrics.jsonl; the balanced figures are those of the averaged weights, without augmentation."""
-
-    epoch: int
-    seconds: float
-    learning_rate: float
-    train_loss: float
-    train_balanced_accuracy: float
-    validation_balanced_accuracy: float
-    train_balanced_log_loss: float
-    validation_balanced_log_loss: float
-    validation_tempered_log_loss: float
-    validation_worst_class_recall: float
-    images_per_second: float
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A trained network, holding its best weights, and how it came about.
-
-    Attributes:
-        network: in evaluation mode, on the recipe's device.
-        preprocessing: with which it was trained.
-        curve: one entry for each measured epoch.
-        best_epoch: whose weights it holds.
-        kept: the figures of the weights that it holds.
-        epochs: how many were begun.
-        stopped: "budget", "early" or "epochs".
-        seconds: of wall time.
-        images_per_second: of training alone, measurements left out.
-    """
-
-    network: nn.Module
-    preprocessing: Preprocessing
-    curve: tuple[Epoch, ...]
-    best_epoch: int
-    kept: Epoch
-    epochs: int
-    stopped: str
-    seconds: float
-    images_per_second: float
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Where a training is, for whoever watches it."""
-
-    epoch: int
-    progress: float
-    images_per_second: float
-    loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """What stays the same from the first step of a training to the last."""
-
-    network: nn.Module
-    images: LabelledPixels
-    recipe: Recipe
-    preprocessing: Preprocessing
-    remedy: Balance
-    policy: Augmentation
-    optimizer: torch.optim.Optimizer
-    average: WeightAverage
-    device: torch.device
-    on_step: Callable[[Step], None]
+from steadylens.training.state import Course, Epoch, Fitted, Step, Training
 
 
 def fit(
@@ -105,6 +42,8 @@ def fit(
     seconds: float | None = None,
     rates: Rates | None = None,
     seen: int = 1000,
+    checkpoints: Checkpoints | None = None,
+    stage: str = "training",
     on_step: Callable[[Step], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Fitted:
@@ -119,29 +58,41 @@ def fit(
         seconds: of wall time for everything done here; None where the recipe's epochs alone decide.
         rates: factors of the learning rate, where it is not the same for all parameters.
         seen: training images that each measurement looks at, or as many as there are validation images.
+        checkpoints: where the training is kept, and goes on from; None keeps it nowhere.
+        stage: tells this training from others of the same run.
         on_step: told after each step.
         on_epoch: told after each measured epoch.
 
     Raises:
         ConfigError: the loss is no longer a number.
+        ResourceError: a checkpoint could not be written.
+        Interrupted: after a step, which is saved.
     """
-    training = begin(network, train, recipe, preprocessing, rates, on_step)
+    checkpoints = checkpoints or Checkpoints(None)
+    training = begin(network, train, recipe, preprocessing, rates, on_step, checkpoints.good_weights)
     sample = train.sample(max(seen, len(validation)), recipe.seed)
-    best = BestWeights(recipe.early_stopping)
-    clock = Clock(seconds, recipe.epochs)
+    best, clock = BestWeights(recipe.early_stopping), Clock(seconds, recipe.epochs)
     curve: list[Epoch] = []
-    stopped = ""
+    course, stopped = Course(clock, best, curve, []), ""
+    save = partial(_save, checkpoints, stage, training, course)
+    if (place := checkpoints.position(stage)) is not None:
+        put_back(place, training, course)
 
-    while not stopped:
-        loss, stopped = train_epoch(training, clock)
-        if stopped or clock.measuring_due():
-            with clock.measuring(), training.average.shown_by(network):
-                row = _measure(training, sample, validation, loss, clock)
-                best.offer(network, row.validation_tempered_log_loss, clock.epoch)
-            curve.append(row)
-            on_epoch(row)
-            if not stopped and best.exhausted(clock.epoch):
-                stopped = "early"
+    with interruption.deferred(), _said_what_fits(training):
+        while not stopped:
+            loss, stopped = train_epoch(training, clock, course.losses, after_step=save)
+            if stopped or clock.measuring_due():
+                with clock.measuring(), training.average.shown_by(network):
+                    row = _measure(training, sample, validation, loss, clock)
+                    best.offer(network, row.validation_tempered_log_loss, clock.epoch)
+                curve.append(row)
+                on_epoch(row)
+                if not training.remedy.in_full(clock.progress()):
+                    best.wait(clock.epoch)
+                if not stopped and best.exhausted(clock.epoch):
+                    stopped = "early"
+            if not stopped:
+                save(epoch_ended=True)
 
     best.restore(network)
     return Fitted(
@@ -157,22 +108,41 @@ def fit(
     )
 
 
-def train_epoch(training: Training, clock: Clock) -> tuple[float, str]:
-    """Do one epoch; returns the mean loss of its steps, and why the training ends with it ("" where it goes on)."""
+def train_epoch(
+    training: Training,
+    clock: Clock,
+    losses: list[float] | None = None,
+    *,
+    after_step: Callable[[], None] = lambda: None,
+) -> tuple[float, str]:
+    """Do one epoch, or the rest of one.
+
+    Args:
+        training: what is trained.
+        clock: tells the epoch and the step.
+        losses: of the steps so far, where part of the epoch is done; the others are added.
+        after_step: called after each step but the last of the epoch.
+
+    Returns:
+        The mean loss of its steps, and why the training ends with it ("" where it goes on).
+    """
     network, recipe, device = training.network, training.recipe, training.device
-    weights, offsets = as_tensor(training.remedy.weights, device), as_tensor(training.remedy.offsets, device)
-    losses: list[float] = []
-    clock.begin_epoch(steps := _steps_of(training, clock.epoch + 1))
+    loss_of = objective_of(training.remedy, recipe.label_smoothing, device)
+    losses = [] if losses is None else losses
+    if clock.epoch_is_over:
+        losses.clear()
+        clock.begin_epoch(_steps_of(training, clock.epoch + 1))
     network.train()
-    for positions in steps:
-        learning_rate = recipe.learning_rate * rate_at(clock.progress())
+    for positions in _steps_of(training, clock.epoch)[clock.step :]:
+        progress = clock.progress()
+        learning_rate = recipe.learning_rate * rate_at(progress)
         images, labels, partners, share = _batch(training, positions, clock)
 
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             logits = network(images)
-        loss = loss_of(logits, labels, weights, offsets, recipe.label_smoothing)
+        loss = loss_of(logits, labels, progress)
         if share < 1.0:
-            loss = share * loss + (1 - share) * loss_of(logits, partners, weights, offsets, recipe.label_smoothing)
+            loss = share * loss + (1 - share) * loss_of(logits, partners, progress)
         training.optimizer.zero_grad()
         loss.mean().backward()  # type: ignore[no-untyped-call]
         step(training.optimizer, learning_rate)
@@ -181,10 +151,13 @@ def train_epoch(training: Training, clock: Clock) -> tuple[float, str]:
         training.average.update(network)
 
         clock.end_step(len(positions))
-        losses.append(_check_finite(loss.mean().item(), "the losses", clock))
+        losses.append(loss.mean().item())
+        training.watch.look(clock.epoch, clock.step, losses[-1])
         training.on_step(Step(clock.epoch, clock.progress(), clock.images_per_second, losses[-1]))
         if clock.out_of_time():
             return float(np.mean(losses)), "budget"
+        if not clock.epoch_is_over:
+            after_step()
     return float(np.mean(losses)), "epochs" if clock.epoch == recipe.epochs else ""
 
 
@@ -195,25 +168,72 @@ def begin(
     preprocessing: Preprocessing,
     rates: Rates | None,
     on_step: Callable[[Step], None],
+    good_weights: Callable[[], str] = str,
 ) -> Training:
-    """What a training by a recipe needs; the network moves to the recipe's device."""
+    """What a training by a recipe needs; the network moves to the recipe's device.
+
+    `good_weights` says where the last good ones are, for the error where the training diverges.
+    """
     device = torch.device(recipe.device)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     minority = recipe.minority_augment > 0
     strength = base_strength(recipe.augment, flip=recipe.flip, minority_only=minority)
     counts = np.bincount(train.labels, minlength=len(recipe.classes))
+    remedy = balance(counts, recipe.imbalance, recipe.minority_augment, strength)
+    change = what_to_change(recipe.learning_rate, recipe.l1, recipe.l2, recipe.precision)
     return Training(
         network=network,
         images=train,
         recipe=recipe,
         preprocessing=preprocessing,
-        remedy=balance(counts, recipe.imbalance, recipe.minority_augment, strength),
+        remedy=remedy,
         policy=policy_of(recipe.augment, flip=recipe.flip, minority_only=minority),
         optimizer=adamw(network, recipe.learning_rate, recipe.l2, rates),
         average=WeightAverage(network, recipe.averaging),
+        watch=LossWatch(cost_of_guessing(remedy), change, good_weights),
         device=device,
         on_step=on_step,
     )
+
+
+def _save(
+    checkpoints: Checkpoints, stage: str, training: Training, course: Course, *, epoch_ended: bool = False
+) -> None:
+    """Save where the training is, where it is time to; stop, with everything saved, where that is wished."""
+    place = partial(take, training, course)
+    checkpoints.offer(stage, place, epoch_ended=epoch_ended)
+    if interruption.asked():
+        checkpoints.save_now(stage, place)
+        interruption.leave()
+
+
+@contextmanager
+def _said_what_fits(training: Training) -> Iterator[None]:
+    """Within the `with` block, an error for want of memory becomes one that names a batch size that fits.
+
+    Raises:
+        ResourceError: there was too little memory.
+    """
+    try:
+        yield
+        return
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # with them live the tensors of the step that failed
+    batch_size = training.recipe.batch_size
+    raise ResourceError(advice(batch_size, largest_batch_that_fits(partial(_try_step, training), batch_size)))
+
+
+def _try_step(training: Training, batch_size: int) -> None:
+    """A step with so many images, in a training that has failed."""
+    positions = np.arange(batch_size) % len(training.images)
+    images, labels, *_ = _batch(training, positions, Clock(None, 1))
+    training.network.train()
+    with torch.autocast(training.device.type, torch.bfloat16, enabled=training.recipe.precision == "bf16"):
+        logits = training.network(images)
+    torch.nn.functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+    training.optimizer.step()
 
 
 def _steps_of(training: Training, epoch: int) -> list[NDArray[np.int64]]:
@@ -250,7 +270,8 @@ def _measure(
         logits_of(training.network, part, training.preprocessing, precision=training.recipe.precision)
         for part in (sample, validation)
     )
-    _check_finite(float(unseen.sum()), "the validation logits", clock)  # the last step may have diverged
+    # The last step may have diverged.
+    training.watch.require_finite(clock.epoch, clock.step, float(unseen.sum()), "the sum of the validation logits")
     classes = len(training.recipe.classes)
     return Epoch(
         epoch=clock.epoch,
@@ -265,12 +286,3 @@ def _measure(
         validation_worst_class_recall=worst_class_recall(validation.labels, unseen.argmax(1), classes),
         images_per_second=clock.images_per_second,
     )
-
-
-def _check_finite(value: float, what: str, clock: Clock) -> float:
-    if not math.isfinite(value):
-        raise ConfigError(
-            f"The training has diverged: after epoch {clock.epoch}, step {clock.step}, {what} are no longer numbers. "
-            "Try a lower learning rate (--set learning_rate=0.0005), less --l1 or --l2, or --set precision=fp32."
-        )
-    return value

@@ -29,6 +29,7 @@ from steadylens.data.store import FEATURES
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone
 from steadylens.training.early_stopping import tempered_log_loss
+from steadylens.training.imbalance import effective_number_weights
 
 Features = NDArray[np.float32]
 
@@ -134,8 +135,8 @@ def fit_probe(
         views: of the same images, each (n, width); the first is the images as they are, by which is judged.
         labels: (n,)
         classes: how many there are.
-        remedy: for imbalance, one of `imbalance.REMEDIES`; drawing classes equally often and weighting them are the
-            same here.
+        remedy: for imbalance, one of `config.IMBALANCE` but for `config.FROM_SCRATCH_ONLY`; drawing classes equally
+            often and weighting them are the same here.
         seed: of the folds.
         clusters: (n,) number of the set of near-duplicates of each image, which stays in one fold; None: each its own.
     """
@@ -143,7 +144,8 @@ def fit_probe(
     mean, std = _moments(views[0])
     x = np.concatenate([(view - mean) / std for view in views])
     # The loss is a sum over images, and the penalty must weigh as much against that of several views as against one.
-    weight, bias = _Regression(remedy, classes).fit(x, np.tile(labels, len(views)), chosen.strength / len(views))
+    regression, strength = _Regression(remedy, classes, labels), chosen.strength / len(views)
+    weight, bias = regression.fit(x, np.tile(labels, len(views)), strength)
     folded = weight / std
     bias = bias - folded @ mean
     return Probe(folded.astype(np.float32), bias.astype(np.float32), chosen.strength, chosen.folds)
@@ -209,7 +211,7 @@ def cross_validate(
     parts = []
     for fold in np.unique(folds[judged]):
         learned, left_out = rows[folds[rows] != fold], rows[folds[rows] == fold]
-        parts.append((scaled[learned], labels[learned], left_out, _Regression(remedy, classes)))
+        parts.append((scaled[learned], labels[learned], left_out, _Regression(remedy, classes, labels[learned]))
     best, best_loss, worse = (MIDDLE, np.zeros((0, classes), np.float32)), np.inf, 0
     for strength in STRENGTHS:  # from strong to weak, each from where the last one ended
         out = np.zeros((len(labels), classes), np.float32)
@@ -233,9 +235,14 @@ def _moments(features: Features) -> tuple[Features, Features]:
 class _Regression:
     """scikit-learn's multinomial logistic regression with the remedy for imbalance, warm from its last fit."""
 
-    def __init__(self, remedy: str, classes: int) -> None:
+    def __init__(self, remedy: str, classes: int, labels: NDArray[np.int64]) -> None:
+        """`labels` are those of the images that it will be fitted to, each once however many views there are."""
         self.remedy, self.classes = remedy, classes
-        weighting = "balanced" if remedy in ("class-weights", "oversample") else None
+        weighting: str | dict[int, float] | None = "balanced" if remedy in ("class-weights", "oversample") else None
+        if remedy == "effective-number":
+            present, counts = np.unique(labels, return_counts=True)
+            weights = effective_number_weights(counts, counts / counts.sum())
+            weighting = dict(zip(present.tolist(), weights.tolist(), strict=True))
         self._model = LogisticRegression(class_weight=weighting, warm_start=True, max_iter=200, tol=1e-3)
 
     def fit(

@@ -62,14 +62,14 @@ class WeightAverage:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.steps = 0
-        self._averaged = [t.detach().clone() for t in _floating(network)]
+        self.averaged = [t.detach().clone() for t in _floating(network)]
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Take in the weights after one more step."""
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 10))
-        torch._foreach_lerp_(self._averaged, _floating(network), 1 - decay)
+        torch._foreach_lerp_(self.averaged, _floating(network), 1 - decay)
 
     @contextmanager
     def shown_by(self, network: nn.Module) -> Iterator[None]:
@@ -82,7 +82,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def _swap(self, network: nn.Module) -> None:
-        for mine, theirs in zip(self._averaged, _floating(network), strict=True):
+        for mine, theirs in zip(self.averaged, _floating(network), strict=True):
             kept = mine.clone()
             mine.copy_(theirs)
             theirs.copy_(kept)

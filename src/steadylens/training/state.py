@@ -1,0 +1,107 @@
+"""What a training is made of: what stays, what changes from step to step, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from steadylens.config import Recipe
+from steadylens.data.augment import Augmentation
+from steadylens.data.batches import LabelledPixels
+from steadylens.data.images import Preprocessing
+from steadylens.training.clock import Clock
+from steadylens.training.divergence import LossWatch
+from steadylens.training.early_stopping import BestWeights
+from steadylens.training.imbalance import Balance
+from steadylens.training.regularize import WeightAverage
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One line of metrics.jsonl; the balanced figures are those of the averaged weights, without augmentation."""
+
+    epoch: int
+    seconds: float
+    learning_rate: float
+    train_loss: float
+    train_balanced_accuracy: float
+    validation_balanced_accuracy: float
+    train_balanced_log_loss: float
+    validation_balanced_log_loss: float
+    validation_tempered_log_loss: float
+    validation_worst_class_recall: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained network, holding its best weights, and how it came about.
+
+    Attributes:
+        network: in evaluation mode, on the recipe's device.
+        preprocessing: with which it was trained.
+        curve: one entry for each measured epoch.
+        best_epoch: whose weights it holds.
+        kept: the figures of the weights that it holds.
+        epochs: how many were begun.
+        stopped: "budget", "early" or "epochs".
+        seconds: of wall time.
+        images_per_second: of training alone, measurements left out.
+    """
+
+    network: nn.Module
+    preprocessing: Preprocessing
+    curve: tuple[Epoch, ...]
+    best_epoch: int
+    kept: Epoch
+    epochs: int
+    stopped: str
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a training is, for whoever watches it."""
+
+    epoch: int
+    progress: float
+    images_per_second: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What stays the same from the first step of a training to the last."""
+
+    network: nn.Module
+    images: LabelledPixels
+    recipe: Recipe
+    preprocessing: Preprocessing
+    remedy: Balance
+    policy: Augmentation
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage
+    watch: LossWatch
+    device: torch.device
+    on_step: Callable[[Step], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What changes from step to step: with the weights, their average and the optimizer, all that a checkpoint holds.
+
+    Attributes:
+        clock: where the training is.
+        best: the weights to keep, so far.
+        curve: one entry for each measured epoch.
+        losses: of the steps of the present epoch.
+    """
+
+    clock: Clock
+    best: BestWeights
+    curve: list[Epoch]
+    losses: list[float]

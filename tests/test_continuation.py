@@ -1,0 +1,215 @@
+"""A run is gone on with where everything is as it was, and refused with the difference where it is not."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import steadylens
+from steadylens import files
+from steadylens.config import parse
+from steadylens.console import Console
+from steadylens.continuation import folder_for, taken_up, to_go_on
+from steadylens.errors import ConfigError, DataError, ResourceError
+from steadylens.pipeline import Run
+from steadylens.preparation import Stopwatch
+from steadylens.training import loop
+
+MakeImages = Callable[..., Path]
+SMALL: dict[str, Any] = {"network": "cnn-s", "width": 0.2, "epochs": 3, "precision": "fp32", "device": "cpu"}
+
+
+class Crashed(BaseException):
+    """Stands for whatever ends a process."""
+
+
+def crashed(monkeypatch: pytest.MonkeyPatch, data: Path, run: Path, **options: Any) -> None:  # noqa: ANN401
+    """Begin a run whose training ends before its first measurement."""
+
+    def measure(*_: object) -> None:
+        raise Crashed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_measure", measure)
+        with pytest.raises(Crashed):
+            train(data, run, **options)
+
+
+def train(data: Path, run: Path, **options: Any) -> Run:  # noqa: ANN401
+    return steadylens.train(data, out=run, quiet=True, **{**SMALL, **options})
+
+
+def test_the_same_call_goes_on_and_says_so_in_the_report(
+    make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run, other = make_images(), tmp_path / "run", tmp_path / "other"
+    crashed(monkeypatch, data, run)
+    assert (run / "checkpoints" / "begun.json").is_file()
+    assert not files.is_locked(run)
+    resumed, whole = train(data, run).report, train(data, other).report
+    assert resumed["training"]["resumed"]
+    assert resumed["timing"]["earlier"] > 0
+    assert not whole["training"]["resumed"]
+    for name in ("test", "validation", "selection"):
+        for report in (resumed, whole):
+            for trial in report["selection"]["trials"]:
+                trial["seconds"] = 0
+        assert resumed[name] == whole[name]
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (run, other)]
+    assert weights[0] == weights[1]
+    with pytest.raises(ConfigError, match="exists already"):
+        train(data, run)
+
+
+def test_another_recipe_is_refused_with_the_difference(
+    make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run = make_images(), tmp_path / "run"
+    crashed(monkeypatch, data, run)
+    with pytest.raises(ConfigError) as refused:
+        train(data, run, epochs=4, dropout=0.5)
+    for words in ("epochs was 3 and is now 4", "dropout was 'auto' and is now 0.5", "begin another run with --out"):
+        assert words in str(refused.value)
+    assert train(data, run).report["training"]["epochs"] == 3
+
+
+def changed_class(data: Path) -> None:
+    (data / "bolt" / "003.png").rename(data / "nut" / "moved.png")
+
+
+def changed_content(data: Path) -> None:
+    (data / "bolt" / "003.png").write_bytes((data / "nut" / "003.png").read_bytes())
+
+
+def one_gone(data: Path) -> None:
+    (data / "washer" / "001.png").unlink()
+
+
+def broken(data: Path) -> None:
+    (data / "washer" / "001.png").write_bytes(b"not an image")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (changed_class, ["1 gone", "003.png", "1 new", "moved.png"]),
+        (changed_content, ["1 of other content", "003.png"]),
+        (one_gone, ["1 gone", "001.png"]),
+        (broken, ["1 refused for another reason", "001.png"]),
+    ],
+    ids=["class", "content", "gone", "broken"],
+)
+def test_other_images_are_refused_with_the_difference(
+    make_images: MakeImages,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+    says: list[str],
+) -> None:
+    data, run, kept = make_images(), tmp_path / "run", tmp_path / "kept"
+    crashed(monkeypatch, data, run)
+    shutil.copytree(data, kept)
+    change(data)
+    with pytest.raises(DataError, match="are not those") as refused:
+        train(data, run)
+    for words in says:
+        assert words in str(refused.value)
+    shutil.rmtree(data)
+    kept.rename(data)
+    assert train(data, run).report["training"]["resumed"]
+
+
+def test_another_version_is_refused(make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, run = make_images(), tmp_path / "run"
+    crashed(monkeypatch, data, run)
+    path = run / "checkpoints" / "begun.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "steadylens_version": "0.0.1"}))
+    with pytest.raises(ConfigError, match=r"steadylens was 0\.0\.1 and is now"):
+        train(data, run)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="is damaged"):
+        train(data, run)
+
+
+def _hold(run: str, held: Any, done: Any) -> None:  # noqa: ANN401 - events have no public type
+    with files.locked(Path(run)):
+        held.set()
+        done.wait(30)
+
+
+def test_a_second_process_is_refused(make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, run = make_images(), tmp_path / "run"
+    crashed(monkeypatch, data, run)
+    context = multiprocessing.get_context("spawn")
+    held, done = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(str(run), held, done))
+    other.start()
+    try:
+        assert held.wait(30)
+        with pytest.raises(ResourceError, match="Another process is working in"):
+            train(data, run)
+    finally:
+        done.set()
+        other.join()
+    assert train(data, run).report["training"]["resumed"]
+
+
+def test_data_that_cannot_be_used_leave_no_folder_behind(make_images: MakeImages, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        train(make_images({"bolt": 5}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_killed_start_leaves_is_no_obstacle(make_images: MakeImages, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / ".lock").touch()
+    (run / "checkpoints" / ".begun.json.123.tmp").write_text("{")
+    assert not train(make_images(), run).report["training"]["resumed"]
+
+
+def test_without_a_name_an_unfinished_run_of_the_same_command_is_found(
+    make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, config = make_images(), parse(SMALL)
+    (tmp_path / "parts-run").mkdir()
+    (tmp_path / "parts-run" / "notes.txt").touch()
+    crashed(monkeypatch, data, Path("parts-run-2"))
+    wanted, source = Path("parts-run"), str(data)
+    assert folder_for(wanted, config, source, resume=False) == Path("parts-run-2")
+    assert folder_for(wanted, parse({**SMALL, "epochs": 9}), source, resume=False) == Path("parts-run-3")
+    assert folder_for(wanted, config, "elsewhere", resume=False) == Path("parts-run-3")
+    with files.locked(Path("parts-run-2")):
+        assert folder_for(wanted, config, source, resume=False) == Path("parts-run-3")
+    with pytest.raises(ConfigError, match="There is no unfinished run of elsewhere"):
+        folder_for(wanted, config, "elsewhere", resume=True)
+    assert steadylens.train(data, quiet=True, **SMALL).folder == Path("parts-run-2")
+
+
+def test_resuming_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    again = taken_up(
+        tmp_path / "run", parse(SMALL), command="steadylens train parts", data="parts", resume=True, watch=Stopwatch(),
+        console=Console(quiet=True),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="There is no unfinished run in"), again:
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "goes_on"),
+    [
+        ("steadylens train 'my photos'", "steadylens train 'my photos' --out run --resume"),
+        ("steadylens train parts --out run", "steadylens train parts --out run --resume"),
+        ("steadylens train parts --out=run --resume", "steadylens train parts --out=run --resume"),
+    ],
+)
+def test_the_command_that_goes_on(command: str, goes_on: str) -> None:
+    assert to_go_on(command, Path("run")) == goes_on
