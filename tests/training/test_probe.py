@@ -187,8 +187,6 @@ def test_effective_numbers_weight_the_probe_as_published() -> None:
         probe = fit_probe(views, y, 2, remedy="effective-number", seed=0)
         by_hand = [1.0, (1 - 0.9999**60) / (1 - 0.9999**12)]
         by_hand = [w * 72 / (60 * by_hand[0] + 12 * by_hand[1]) for w in by_hand]
-        model = LogisticRegression(
-            C=probe.strength * len(views), class_weight=dict(enumerate(by_hand)), max_iter=1000, tol=1e-8
-        )
+        model = LogisticRegression(C=probe.strength, class_weight=dict(enumerate(by_hand)), max_iter=1000, tol=1e-8)
         model.fit(scaled, y)
         assert softmax(probe.logits(x)) == pytest.approx(model.predict_proba(scaled), abs=0.02)

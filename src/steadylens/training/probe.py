@@ -211,7 +211,7 @@ def cross_validate(
     parts = []
     for fold in np.unique(folds[judged]):
         learned, left_out = rows[folds[rows] != fold], rows[folds[rows] == fold]
-        parts.append((scaled[learned], labels[learned], left_out, _Regression(remedy, classes, labels[learned]))
+        parts.append((scaled[learned], labels[learned], left_out, _Regression(remedy, classes, labels[learned])))
     best, best_loss, worse = (MIDDLE, np.zeros((0, classes), np.float32)), np.inf, 0
     for strength in STRENGTHS:  # from strong to weak, each from where the last one ended
         out = np.zeros((len(labels), classes), np.float32)
