@@ -35,10 +35,10 @@ from steadylens import files
 from steadylens.report import run_folder
 from steadylens.training import checkpoint
 from steadylens.training.checkpoint import Checkpoints
-from steadylens.training.finetune import PHASES
+from steadylens.training.finetune import STAGE
 
 LONGEST_S = 600.0
-POSITIONS = ("training", *PHASES)
+POSITIONS = ("training", STAGE)
 
 
 def begun(data: Path, run: Path, options: dict[str, Any]) -> int:
@@ -76,8 +76,8 @@ def stage_of(run: Path) -> str:
     for name, stage in (
         ("test", "checking labels, packing, reporting"),
         ("trained", "calibrating, evaluating"),
-        (PHASES[0], "fine-tuning all stages"),
-        ("probe", "fine-tuning the last stage"),
+        (STAGE, "blending"),
+        ("probe", "fine-tuning"),
     ):
         if kept.outcome(name) is not None:
             return stage

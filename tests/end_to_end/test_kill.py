@@ -60,7 +60,7 @@ def best_figure(run: Path) -> float:
     """The figure of the best weights that the run's checkpoints hold."""
     damage: list[str] = []
     kept = Checkpoints(run / run_folder.CHECKPOINTS, say=damage.append)
-    place = kept.position("training") or kept.position("all stages") or kept.position("last stage")
+    place = kept.position("training") or kept.position("fine-tuning")
     assert not damage
     return float("inf") if place is None else float(place.state["best"]["figure"])
 

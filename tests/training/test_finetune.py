@@ -21,7 +21,7 @@ from steadylens.data.images import Preprocessing
 from steadylens.metrics import balanced_accuracy
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone, from_file
-from steadylens.training import finetune, gain, loop
+from steadylens.training import finetune, gain
 from steadylens.training.early_stopping import tempered_log_loss
 from steadylens.training.finetune import Adapted, adapt
 from steadylens.training.gain import gain_of
@@ -115,28 +115,29 @@ def test_the_probe_is_kept_to_the_bit_where_fine_tuning_gains_nothing(network: B
     assert (result.fitted.best_epoch, result.fitted.kept.epoch) == (0, 0)
 
 
-def test_the_last_stage_is_trained_before_the_others(network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    thawed: list[list[bool]] = []
-    fit = loop.fit
+def test_all_but_the_lowest_stages_are_trained_and_those_higher_up_at_higher_rates(
+    network: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [sum(p.numel() for p in stage) for stage in network.stages()]
+    monkeypatch.setattr(finetune, "FROZEN_SHARE", sum(sizes[:2]) / sum(sizes))
+    monkeypatch.setattr(gain, "SURE", 0.0)
+    before = [[p.detach().clone() for p in stage] for stage in network.stages()]
+    recipe = replace(RECIPE, epochs=1, learning_rate=1e-4)
+    fit_with_rates, rates = finetune.fit, list[float]()
 
-    def watched(network: Backbone, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-        before = body_of(network)
-        result = fit(network, *arguments, **options)
-        changed = {n for n, t in network.body.state_dict().items() if not torch.equal(t, before[n])}
-        names = {id(p): n for n, p in network.body.named_parameters()}
-        thawed.append([any(names[id(p)] in changed for p in stage) for stage in network.stages()])
-        return result
+    def watched(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        rates.extend(rate for _, rate in options["rates"])
+        return fit_with_rates(*arguments, **options)
 
     monkeypatch.setattr(finetune, "fit", watched)
-    adapted(network, replace(RECIPE, early_stopping=0))
-    first, second = thawed
-    assert first == [False] * (len(first) - 1) + [True]
-    assert all(second)
-
-
-def test_one_epoch_trains_all_stages_at_once(network: Backbone) -> None:
-    result = adapted(network, replace(RECIPE, epochs=1))
-    assert [row.epoch for row in result.fitted.curve] == [0, 1]
+    assert adapted(network, recipe).account["blend"] != 0.0
+    changed = [
+        any(not torch.equal(p, was) for p, was in zip(stage, earlier, strict=True))
+        for stage, earlier in zip(network.stages(), before, strict=True)
+    ]
+    assert changed == [False, False, *[True] * (len(sizes) - 2)]
+    assert rates == sorted(set(rates))
+    assert rates[-1] == 1.0
 
 
 def test_it_ends_within_its_seconds(network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

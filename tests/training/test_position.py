@@ -18,7 +18,7 @@ from steadylens.data.images import Preprocessing
 from steadylens.models import build, spec_of
 from steadylens.models.pretrained import Backbone, from_file
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
-from steadylens.training.finetune import PHASES, Adapted, adapt
+from steadylens.training.finetune import STAGE, Adapted, adapt
 from steadylens.training.loop import fit
 from steadylens.training.position import fitted_from, outcome_of
 from steadylens.training.state import Epoch, Fitted, Step
@@ -196,21 +196,21 @@ def tuned(weights: Path, checkpoints: Checkpoints | None = None, crash_after: in
 
 
 @pytest.mark.parametrize("every", [2, 3])
-def test_fine_tuning_goes_on_in_every_phase(tmp_path: Path, make_weights: MakeWeights, every: int) -> None:
+def test_fine_tuning_goes_on_where_it_was(tmp_path: Path, make_weights: MakeWeights, every: int) -> None:
     weights, folder, crashes = make_weights(), tmp_path / "kept", 0
     folder.mkdir()
     whole = tuned(weights)
-    stages: set[str] = set()
+    found = 0
     while True:
         kept = EveryStep(folder)
-        stages |= {phase for phase in PHASES if kept.position(phase) is not None}
+        found += kept.position(STAGE) is not None
         try:
             again = tuned(weights, kept, crash_after=every + 1)
             break
         except CrashedError:
             crashes += 1
-    assert stages == set(PHASES)
     assert crashes >= 3
+    assert found == crashes
     assert np.array_equal(weights_of(again.fitted.network), weights_of(whole.fitted.network))
     assert comparable(again.fitted.curve) == comparable(whole.fitted.curve)
     for name in ("blend", "decision", "strength", "folds", "views"):

@@ -68,16 +68,17 @@ def test_noise_gets_a_stronger_penalty_than_signal() -> None:
     labels = np.arange(120) % 3
     signal, of_signal = features((40, 40, 40), apart=6.0)
     assert (
-        cross_validate([noise], labels, 3, remedy="none", seed=0).strength
-        < cross_validate([signal], of_signal, 3, remedy="none", seed=0).strength
+        cross_validate(noise, labels, 3, remedy="none", seed=0).strength
+        < cross_validate(signal, of_signal, 3, remedy="none", seed=0).strength
     )
 
 
-def test_the_strength_is_judged_on_the_first_view_only() -> None:
+def test_a_second_view_changes_the_regression_and_not_its_strength() -> None:
     x, y = features((40, 40, 40))
-    one, two = (cross_validate(views, y, 3, remedy="none", seed=0) for views in ([x], [x, x[::-1]]))
-    assert one.logits.shape == two.logits.shape == (120, 3)
-    assert not np.array_equal(one.logits, two.logits)
+    alone, twice, moved = (fit_probe(views, y, 3, remedy="none", seed=0) for views in ([x], [x, x], [x, x[::-1]]))
+    assert alone.strength == twice.strength == moved.strength
+    assert twice.weight == pytest.approx(alone.weight, rel=0.05, abs=1e-3)
+    assert not np.allclose(moved.weight, alone.weight, rtol=0.2)
 
 
 @settings(max_examples=60, deadline=None)
@@ -107,7 +108,7 @@ def test_copies_across_folds_would_flatter_and_clusters_prevent_it() -> None:
     noise = np.repeat(rng.normal(0, 1, (60, 80)), 2, axis=0).astype(np.float32)  # each image twice, labels at random
     labels, pairs = np.repeat(rng.permutation(np.arange(60) % 3), 2), np.repeat(np.arange(60), 2)
     apart, together = (
-        cross_validate([noise], labels, 3, remedy="none", seed=0, clusters=clusters) for clusters in (None, pairs)
+        cross_validate(noise, labels, 3, remedy="none", seed=0, clusters=clusters) for clusters in (None, pairs)
     )
     hits = [float((found.logits.argmax(1) == labels[found.rows]).mean()) for found in (apart, together)]
     assert hits[0] > 0.6
@@ -186,8 +187,6 @@ def test_effective_numbers_weight_the_probe_as_published() -> None:
         probe = fit_probe(views, y, 2, remedy="effective-number", seed=0)
         by_hand = [1.0, (1 - 0.9999**60) / (1 - 0.9999**12)]
         by_hand = [w * 72 / (60 * by_hand[0] + 12 * by_hand[1]) for w in by_hand]
-        model = LogisticRegression(
-            C=probe.strength * len(views), class_weight=dict(enumerate(by_hand)), max_iter=1000, tol=1e-8
-        )
+        model = LogisticRegression(C=probe.strength, class_weight=dict(enumerate(by_hand)), max_iter=1000, tol=1e-8)
         model.fit(scaled, y)
         assert softmax(probe.logits(x)) == pytest.approx(model.predict_proba(scaled), abs=0.02)

@@ -1,9 +1,9 @@
 """From a pretrained backbone to a classifier: the probe, then fine-tuning, and of the two what validation can tell.
 
 The last layer starts as the probe, so that the first gradients do not tear up what pretraining learned (LP-FT, Kumar et
-al. 2022). First the last stage is trained with it, then everything, each stage at a lower rate than the next one above
-it. The result is blended with the probe's network, weight by weight (WiSE-FT, Wortsman et al. 2022), and takes its
-place only where the validation images show that it is better, by more than chance.
+al. 2022). It is trained together with the upper stages, each at a lower rate than the next one above it. The result is
+blended with the probe's network, weight by weight (WiSE-FT, Wortsman et al. 2022), and takes its place only where the
+validation images show that it is better, by more than chance.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from steadylens.config import Recipe
 from steadylens.data.batches import LabelledPixels
@@ -35,15 +34,18 @@ from steadylens.training.probe import Features, Probe, features_of, fit_probe
 from steadylens.training.state import Epoch, Fitted, Step
 
 DECAY = 0.7  # of the learning rate from one stage to the one below it
-PHASES = ("last stage", "all stages")
-LAST_STAGE_SHARE = 0.25  # of the time or of the epochs in which only the last stage is trained
+# The lowest stages, which hold together no more of the weights than this, stay as they are: of a MobileNet they hold
+# 3 % of the weights, the most general ones, and cost half of the time of a step.
+FROZEN_SHARE = 0.05
+STAGE = "fine-tuning"  # the name of its checkpoints
 BLENDS = (1 / 3, 2 / 3, 1.0)  # shares of the fine-tuned weights that are tried
 # Below, the loss on the validation images says too little for any gain to be believed, and no time is spent on one.
 FEWEST_TO_JUDGE = 30
 # Training costs about so many times what prediction does. With time for fewer epochs none is begun.
-STEP_COST, FEWEST_EPOCHS = 3.0, 0.5
-# Of the time for training: more views are looked at only while looking at them all takes no more.
-VIEWS_SHARE = 0.4
+STEP_COST, FEWEST_EPOCHS = 1.5, 0.5
+# Of the time for training: a second view is looked at only while both take no more. It gains the probe little, and
+# fine-tuning gains more in the same time.
+VIEWS_SHARE = {"probe": 0.4, "fine-tune": 0.1}
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,7 @@ def adapt(
     network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     kept = checkpoints.outcome("probe")
     if kept is None:
-        looked = _look(
-            network, train, validation, recipe, preprocessing, seconds, seconds_per_image, cache, on_features
-        )
+        looked = _look(network, train, validation, recipe, preprocessing, seconds, cache, on_features)
         kept = _probed(looked, train, validation, recipe, clusters, time.perf_counter() - begin)
         checkpoints.keep("probe", kept)
         on_epoch(Epoch(**kept.state["row"]))
@@ -119,7 +119,7 @@ def adapt(
             return Adapted(fitted, account | {"decision": "the probe is kept: it left too little time for fine-tuning"})
     before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     tuned = _fine_tune(network, train, validation, recipe, preprocessing, left, checkpoints, on_step, on_epoch)
-    blend = _blend(network, before, kept.tensors["validation"].numpy(), validation, preprocessing)
+    blend = _blend(network, before, kept.tensors["validation"].numpy(), validation, preprocessing, recipe.precision)
     account |= {"fine_tuned": _figures(tuned.kept), "blend": blend.share, "decision": _decision(blend)}
     whole = replace(tuned, network=network.eval(), curve=(row, *tuned.curve), seconds=row.seconds + tuned.seconds)
     if blend.share == 0:
@@ -158,8 +158,7 @@ def _probed(
 
 def _was_begun(checkpoints: Checkpoints) -> bool:
     """Whether fine-tuning was interrupted."""
-    known = (checkpoints.outcome(PHASES[0]), *(checkpoints.position(phase) for phase in PHASES))
-    return any(place is not None for place in known)
+    return checkpoints.outcome(STAGE) is not None or checkpoints.position(STAGE) is not None
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,6 @@ def _look(
     recipe: Recipe,
     preprocessing: Preprocessing,
     seconds: float | None,
-    seconds_per_image: float,
     cache: Path | None,
     on_features: Callable[[float, float], None],
 ) -> _Looked:
@@ -193,12 +191,13 @@ def _look(
     def look(images: LabelledPixels, *, mirrored: bool = False) -> Features:
         weights = f"{recipe.network} {recipe.arguments} {recipe.weights_sha256}"
         return features_of(
-            network, images, preprocessing, weights=weights, mirrored=mirrored, cache=cache, advance=told
-        )
+            network, images, preprocessing,
+            weights=weights, mirrored=mirrored, precision=recipe.precision, cache=cache, advance=told,
+        )  # fmt: skip
 
     views, unseen = [look(train)], look(validation)
     spent = time.perf_counter() - begin
-    if recipe.flip and (seconds is None or spent + len(train) * seconds_per_image <= VIEWS_SHARE * seconds):
+    if recipe.flip and (seconds is None or spent * (1 + len(train) / total) <= VIEWS_SHARE[recipe.transfer] * seconds):
         total += len(train)
         views.append(look(train, mirrored=True))
     return _Looked(views, unseen, computed / (time.perf_counter() - begin) if computed else None)
@@ -215,81 +214,43 @@ def _fine_tune(
     on_step: Callable[[Step], None],
     on_epoch: Callable[[Epoch], None],
 ) -> Fitted:
-    """Train the last stage, then all stages, each for its share of the seconds and of the epochs."""
-    stages = network.stages()
-    share = LAST_STAGE_SHARE if recipe.epochs is None else round(LAST_STAGE_SHARE * recipe.epochs) / recipe.epochs
-    shares = {PHASES[0]: (len(stages) - 1, share), PHASES[1]: (0, 1 - share)}
-    # What an earlier process trained counts too: `seconds` are those that are left now.
-    spent = {phase: _seconds_in(checkpoints, phase) for phase in PHASES}
-    total, done = None if seconds is None else seconds + sum(spent.values()), list[Fitted]()
-    for phase, (lowest, share_of_phase) in shares.items():
-        if share_of_phase == 0:
-            continue
-        behind = done[-1].epochs if done else 0
-        outcome = checkpoints.outcome(phase)
-        if outcome is not None:
-            part = fitted_from(outcome, network, preprocessing)
-        else:
-            _thaw(stages, lowest)
-            part = fit(
-                network,
-                train,
-                validation,
-                replace(recipe, epochs=None if recipe.epochs is None else round(share_of_phase * recipe.epochs)),
-                preprocessing,
-                seconds=None if total is None else max(0.0, share_of_phase * total - spent[phase]),
-                rates=_rates(network, stages),
-                seen=0,
-                checkpoints=checkpoints,
-                stage=phase,
-                on_step=partial(_tell_step, on_step, behind),
-                on_epoch=partial(_tell_epoch, on_epoch, behind),
-            )
-            checkpoints.keep(phase, outcome_of(part))
-        done.append(_later(part, behind))
-    curve = tuple(row for part in done for row in part.curve)
-    return replace(done[-1], curve=curve, seconds=sum(part.seconds for part in done))
-
-
-def _seconds_in(checkpoints: Checkpoints, phase: str) -> float:
-    """How long an earlier process trained in a phase."""
-    outcome = checkpoints.outcome(phase)
+    """Train the last layer and the upper stages, or find the training that an earlier process finished."""
+    outcome = checkpoints.outcome(STAGE)
     if outcome is not None:
-        return float(outcome.state["seconds"])
-    place = checkpoints.position(phase)
-    return 0.0 if place is None else float(place.state["clock"]["elapsed"])
+        return fitted_from(outcome, network, preprocessing)
+    thaw(network)
+    fitted = fit(
+        network,
+        train,
+        validation,
+        recipe,
+        preprocessing,
+        seconds=seconds,
+        rates=_rates(network),
+        seen=0,
+        checkpoints=checkpoints,
+        stage=STAGE,
+        on_step=on_step,
+        on_epoch=on_epoch,
+    )
+    checkpoints.keep(STAGE, outcome_of(fitted))
+    return fitted
 
 
-def _thaw(stages: list[list[nn.Parameter]], lowest: int) -> None:
-    """Train this stage and those above it, and none below."""
-    for number, stage in enumerate(stages):
+def thaw(network: Backbone) -> None:
+    """Train all but the lowest stages, which hold together up to `FROZEN_SHARE` of the body's weights."""
+    sizes = np.array([sum(parameter.numel() for parameter in stage) for stage in network.stages()])
+    frozen = np.cumsum(sizes) <= FROZEN_SHARE * sizes.sum()
+    for stage, is_frozen in zip(network.stages(), frozen, strict=True):
         for parameter in stage:
-            parameter.requires_grad_(number >= lowest)
+            parameter.requires_grad_(not is_frozen)
 
 
-def _rates(network: Backbone, stages: list[list[nn.Parameter]]) -> Rates:
+def _rates(network: Backbone) -> Rates:
     """The last layer at the full rate, and every stage at `DECAY` times that of the next one above it."""
+    stages = network.stages()
     rates = [(stage, DECAY ** (len(stages) - number)) for number, stage in enumerate(stages)]
     return [*rates, (list(network.head.parameters()), 1.0)]
-
-
-def _tell_step(on_step: Callable[[Step], None], behind: int, step: Step) -> None:
-    on_step(replace(step, epoch=step.epoch + behind))
-
-
-def _tell_epoch(on_epoch: Callable[[Epoch], None], behind: int, row: Epoch) -> None:
-    on_epoch(replace(row, epoch=row.epoch + behind))
-
-
-def _later(part: Fitted, epochs: int) -> Fitted:
-    """A part of a training that so many epochs went before."""
-    return replace(
-        part,
-        curve=tuple(replace(row, epoch=row.epoch + epochs) for row in part.curve),
-        kept=replace(part.kept, epoch=part.kept.epoch + epochs),
-        best_epoch=part.best_epoch + epochs,
-        epochs=part.epochs + epochs,
-    )
 
 
 @dataclass(frozen=True)
@@ -307,13 +268,14 @@ def _blend(
     probe_logits: Features,
     validation: LabelledPixels,
     preprocessing: Preprocessing,
+    precision: str,
 ) -> _Blend:
     """Leave in the network the blend of its weights with those `before` that does best, or those before."""
     after = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     tried = []
     for share in BLENDS:
         network.load_state_dict(_between(before, after, share))
-        logits = logits_of(network, validation, preprocessing)
+        logits = logits_of(network, validation, preprocessing, precision=precision)
         tried.append(_Blend(share, gain_of(logits, probe_logits, validation.labels), logits))
     best = min(tried, key=lambda blend: blend.gain.loss)
     if not best.gain.is_sure:

@@ -86,7 +86,7 @@ def compare(
     labels = sample.labels[rows]
     view = View(network, mirrored=False)
     of_squash, of_pad = (
-        cross_validate([logits_of(view, some, how)], labels, int(labels.max()) + 1, remedy="logit-adjust", seed=seed)
+        cross_validate(logits_of(view, some, how), labels, int(labels.max()) + 1, remedy="logit-adjust", seed=seed)
         for some, how in ((sample.take(rows)[0], squashed), (pixels, padded))
     )
     if not len(of_squash.rows):

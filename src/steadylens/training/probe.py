@@ -89,6 +89,7 @@ def features_of(
     *,
     weights: str,
     mirrored: bool = False,
+    precision: str = "fp32",
     cache: Path | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Features:
@@ -100,17 +101,18 @@ def features_of(
         preprocessing: which the weights want.
         weights: tells these weights and this network from all others.
         mirrored: look at the images' mirror images.
+        precision: of the network, "fp32" or "bf16".
         cache: the folder of the cache; None computes anew.
         advance: told of so many more images that were looked at; not of what was in the cache.
     """
     device = next(backbone.parameters()).device.type
-    folder = None if cache is None else cache / _key(images, preprocessing, [weights, mirrored, device])
+    folder = None if cache is None else cache / _key(images, preprocessing, [weights, mirrored, device, precision])
     found = None if folder is None else _found(folder, (len(images), backbone.head.in_features))
     if found is None:
         view = View(backbone, mirrored)
         pieces = []
         for start in range(0, len(images), _PIECE):
-            pieces.append(logits_of(view, images[start : start + _PIECE], preprocessing))
+            pieces.append(logits_of(view, images[start : start + _PIECE], preprocessing, precision=precision))
             advance(len(pieces[-1]))
         found = np.concatenate(pieces)
         if folder is not None:
@@ -138,11 +140,12 @@ def fit_probe(
         seed: of the folds.
         clusters: (n,) number of the set of near-duplicates of each image, which stays in one fold; None: each its own.
     """
-    chosen = cross_validate(views, labels, classes, remedy=remedy, seed=seed, clusters=clusters)
-    mean, std, scaled = _standardised(views)
-    weight, bias = _Regression(remedy, classes, labels).fit(
-        np.concatenate(scaled), np.tile(labels, len(views)), chosen.strength
-    )
+    chosen = cross_validate(views[0], labels, classes, remedy=remedy, seed=seed, clusters=clusters)
+    mean, std = _moments(views[0])
+    x = np.concatenate([(view - mean) / std for view in views])
+    # The loss is a sum over images, and the penalty must weigh as much against that of several views as against one.
+    regression, strength = _Regression(remedy, classes, labels), chosen.strength / len(views)
+    weight, bias = regression.fit(x, np.tile(labels, len(views)), strength)
     folded = weight / std
     bias = bias - folded @ mean
     return Probe(folded.astype(np.float32), bias.astype(np.float32), chosen.strength, chosen.folds)
@@ -186,7 +189,7 @@ class CrossValidated:
 
 
 def cross_validate(
-    views: Sequence[Features],
+    features: Features,
     labels: NDArray[np.int64],
     classes: int,
     *,
@@ -194,24 +197,27 @@ def cross_validate(
     seed: int,
     clusters: NDArray[np.int64] | None = None,
 ) -> CrossValidated:
-    """Judge every strength of the penalty on images that were left out; the arguments are those of `fit_probe`."""
+    """Judge every strength of the penalty on images that were left out; the arguments are those of `fit_probe`.
+
+    One view of the images, `features` (n, width), is enough to tell, in half of the time that two would take.
+    """
     folds = deal_folds(labels, clusters, seed)
     rows = np.random.default_rng(seed).permutation(len(labels))[:MOST_TO_CHOOSE]
     judged = np.sort(rows[folds[rows] >= 0])
     if not len(judged):
         return CrossValidated(MIDDLE, 0, judged, np.zeros((0, classes), np.float32))
-    _, _, scaled = _standardised(views)
+    mean, std = _moments(features)
+    scaled = (features - mean) / std
     parts = []
     for fold in np.unique(folds[judged]):
         learned, left_out = rows[folds[rows] != fold], rows[folds[rows] == fold]
-        x = np.concatenate([view[learned] for view in scaled])
-        parts.append((x, np.tile(labels[learned], len(views)), left_out, _Regression(remedy, classes, labels[learned])))
+        parts.append((scaled[learned], labels[learned], left_out, _Regression(remedy, classes, labels[learned])))
     best, best_loss, worse = (MIDDLE, np.zeros((0, classes), np.float32)), np.inf, 0
     for strength in STRENGTHS:  # from strong to weak, each from where the last one ended
         out = np.zeros((len(labels), classes), np.float32)
         for x, y, left_out, regression in parts:
             weight, bias = regression.fit(x, y, strength)
-            out[left_out] = scaled[0][left_out] @ weight.T.astype(np.float32) + bias
+            out[left_out] = scaled[left_out] @ weight.T.astype(np.float32) + bias
         loss = tempered_log_loss(out[judged], labels[judged])
         worse = 0 if loss < best_loss else worse + 1
         if not worse:
@@ -221,10 +227,9 @@ def cross_validate(
     return CrossValidated(best[0], int(folds.max()) + 1, judged, best[1])
 
 
-def _standardised(views: Sequence[Features]) -> tuple[Features, Features, list[Features]]:
-    """Mean and standard deviation of each feature of the first view, and all views with both taken out."""
-    mean, std = views[0].mean(0), views[0].std(0) + 1e-6
-    return mean, std, [((view - mean) / std).astype(np.float32) for view in views]
+def _moments(features: Features) -> tuple[Features, Features]:
+    """Mean and standard deviation of each feature, (width,), the latter above 0."""
+    return features.mean(0), features.std(0) + 1e-6
 
 
 class _Regression:

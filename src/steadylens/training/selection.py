@@ -23,8 +23,8 @@ from steadylens.errors import ResourceError
 from steadylens.metrics import balanced_accuracy
 from steadylens.models import DEFAULT_DEPTH, NetworkSpec, build
 from steadylens.models.inference import suitable_batch
-from steadylens.models.pretrained import Pretrained
-from steadylens.training.finetune import FEWEST_TO_JUDGE
+from steadylens.models.pretrained import Backbone, Pretrained
+from steadylens.training.finetune import FEWEST_TO_JUDGE, thaw
 from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
 
 FAMILY = ("cnn-s", "cnn-m", "cnn-l")
@@ -287,6 +287,8 @@ def _timed(
 ) -> tuple[float, float]:
     torch.manual_seed(0)
     network = build(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(network, Backbone):
+        thaw(network)
     pixels, labels = train.take(np.arange(size))
     images = to_input(pixels, preprocessing.mean, preprocessing.std).to(device)
     targets = torch.from_numpy(labels).to(device)
