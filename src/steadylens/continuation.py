@@ -19,7 +19,7 @@ from steadylens.config import Config, Recipe
 from steadylens.console import Console
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
-from steadylens.errors import ConfigError, DataError, SteadylensError
+from steadylens.errors import ConfigError, DataError, ResourceError, SteadylensError
 from steadylens.interruption import Interrupted
 from steadylens.preparation import Stopwatch
 from steadylens.report import run_folder
@@ -128,7 +128,7 @@ def taken_up(
             console.say(f"Going on with {run}, which has taken {watch.earlier:.0f} s so far")
         try:
             yield Continuation(checkpoints, unfinished, _selected(checkpoints))
-            checkpoints.clear()
+            _clear(checkpoints, console)
         except Interrupted as interruption:
             interruption.go_on = to_go_on(command, run)
             raise
@@ -136,6 +136,14 @@ def taken_up(
             if not unfinished and not (run / run_folder.INDEX).exists():
                 files.remove(run)  # nothing was begun that could be gone on with
             raise
+
+
+def _clear(checkpoints: Checkpoints, console: Console) -> None:
+    """Remove the checkpoints of a finished run; it is none the worse where they cannot be removed."""
+    try:
+        checkpoints.clear()
+    except ResourceError as error:
+        console.say(f"  The run is finished, but its checkpoints are still there: {error}")
 
 
 def to_go_on(command: str, run: Path) -> str:

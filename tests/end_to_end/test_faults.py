@@ -19,7 +19,7 @@ from steadylens.training import checkpoint
 MakeImages = Callable[..., Path]
 SMALL: dict[str, Any] = {"network": "cnn-s", "width": 0.2, "epochs": 2, "precision": "fp32", "device": "cpu"}
 MODEL = Path("model") / "model.safetensors"
-EVERY = 17  # write of a run is made to fail here; benchmarks/faults.py makes every one of them fail
+EVERY = 17  # write of a run is made to fail here; benchmarks/failing_writes.py makes every one of them fail
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +79,22 @@ def test_a_disk_that_is_full_from_some_moment_on_leaves_a_run_to_go_on_with(
             assert_valid(run)
         train(data, run)
         assert (run / MODEL).read_bytes() == (whole / MODEL).read_bytes()
+
+
+def test_checkpoints_that_cannot_be_removed_do_not_spoil_a_finished_run(
+    make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = files.remove
+
+    def refused(path: Path) -> None:
+        if path.name == "trained.json" and (tmp_path / "run" / "report.json").exists():
+            raise ResourceError(f"{path} could not be removed: Permission denied.")
+        remove(path)
+
+    monkeypatch.setattr(files, "remove", refused)
+    run = train(make_images(), tmp_path / "run")
+    assert (run / "report.json").is_file()
+    assert (run / "checkpoints" / "trained.safetensors").is_file()
 
 
 def test_a_full_disk_leaves_with_5_and_a_sentence(

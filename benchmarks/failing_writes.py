@@ -1,6 +1,6 @@
 """Make every change that a small run does to the disk fail, one after another, and count what was lost.
 
-    python benchmarks/faults.py [--step 1]
+    python benchmarks/failing_writes.py [--step 1]
 
 A run on drawn images is left alone, and the calls are counted by which `steadylens.files` opens, writes, flushes,
 renames, makes and removes. Then for n = 1, 2, ... a run is made in which the n-th call fails, with each of the errors
@@ -62,7 +62,7 @@ def tried(data: Path, folder: Path, calls: int, whole: bytes, step: int, *, last
             with failing(n, error, lasting=lasting):
                 train(data, run)
             counts["got through"] += 1
-            told = ""
+            told = "nothing said"
         except ResourceError as said:
             counts["said and stopped"] += 1
             told = str(said)
@@ -72,7 +72,9 @@ def tried(data: Path, folder: Path, calls: int, whole: bytes, step: int, *, last
         try:
             if run.exists():
                 assert_valid(run)
-            weights = (run / "model" / "model.safetensors").read_bytes() if not told else train(data, run)
+            if not (run / "report.json").exists():
+                train(data, run)
+            weights = (run / "model" / "model.safetensors").read_bytes()
             assert_valid(run)
             counts["other bits"] += weights != whole
         except Exception as lost:
