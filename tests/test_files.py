@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -131,28 +130,6 @@ def test_lines_are_appended(tmp_path: Path) -> None:
     for line in ("first", "zweite Zeile: ü"):
         files.append_line(tmp_path / "log", line)
     assert (tmp_path / "log").read_text("utf-8") == "first\nzweite Zeile: ü\n"
-
-
-@pytest.mark.parametrize("torn", ["sec", "s" * 99_999, "\ud800"], ids=range(3))
-def test_a_line_takes_the_place_of_one_without_its_end(tmp_path: Path, torn: str) -> None:
-    for whole in ("", "first\n"):
-        (tmp_path / "log").write_bytes((whole + torn).encode("utf-8", "surrogatepass"))
-        files.append_line(tmp_path / "log", "third")
-        assert (tmp_path / "log").read_text() == whole + "third\n"
-
-
-def test_a_line_that_fits_in_part_only_is_told_and_forgotten(tmp_path: Path) -> None:
-    files.append_line(tmp_path / "log", "first")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
-    try:
-        with pytest.raises(ResourceError, match="No space left"):
-            files.append_line(tmp_path / "log", "second")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (tmp_path / "log").read_text() == "first\nseco"
-    files.append_line(tmp_path / "log", "third")
-    assert (tmp_path / "log").read_text() == "first\nthird\n"
 
 
 def test_remove_takes_files_folders_links_and_nothing_at_all(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ leaves either the old file or the new one.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -58,12 +57,9 @@ def write_json(path: Path, content: Any) -> None:  # noqa: ANN401 - any JSON val
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line to a log file, in place of what a crash or a full disk left of one, which has no end."""
-    content = line.encode("utf-8") + b"\n"
-    with _as_resource_error(path), path.open("a+b", buffering=0) as file:
-        _drop_torn_line(file)
-        if file.write(content) < len(content):  # a disk that is nearly full takes a part, and that is no error to it
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    """Append one line to a log file; a line is written with a single call, so that readers never see half of one."""
+    with _as_resource_error(path), path.open("ab", buffering=0) as file:
+        file.write(line.encode("utf-8") + b"\n")
 
 
 def make_folder(path: Path) -> None:
@@ -153,16 +149,6 @@ def sha256_of_file(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _drop_torn_line(file: IO[bytes]) -> None:
-    """Cut a file after its last whole line."""
-    size = file.seek(0, os.SEEK_END)
-    if size:
-        file.seek(size - 1)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _taken(file: IO[bytes]) -> bool:
