@@ -153,6 +153,9 @@ def tried(kind: str, data: Path, folder: Path, options: dict[str, Any], kills: i
             best |= now
             for line in [*broken, *worse]:
                 print(f"{run}: {line}", file=sys.stderr)
+            if run_folder.is_finished(run):
+                code = 0
+                break
         else:
             code = ended(begun(data, run, options), LONGEST_S)
         counts["cannot go on"] += code != 0

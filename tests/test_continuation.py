@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,21 @@ def test_a_second_process_is_refused(make_images: MakeImages, tmp_path: Path, mo
         done.set()
         other.join()
     assert train(data, run).report["training"]["resumed"]
+
+
+def test_a_wall_clock_that_jumps_changes_nothing(
+    make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_images()
+    whole = train(data, tmp_path / "whole")
+    now, jumps = time.time(), itertools.cycle((0.0, -86400.0, 1e6, -1e9, 3600.0))
+    monkeypatch.setattr(time, "time", lambda: now + next(jumps))
+    crashed(monkeypatch, data, tmp_path / "run")
+    jumped = train(data, tmp_path / "run")
+    assert jumped.report["training"]["epochs"] == whole.report["training"]["epochs"]
+    assert 0 < jumped.report["training"]["total_seconds"] < 60
+    weights = [(run.folder / "model" / "model.safetensors").read_bytes() for run in (whole, jumped)]
+    assert weights[0] == weights[1]
 
 
 def test_data_that_cannot_be_used_leave_no_folder_behind(make_images: MakeImages, tmp_path: Path) -> None:

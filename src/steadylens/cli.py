@@ -292,7 +292,9 @@ def main() -> NoReturn:
         go_on = f" Go on with: {interrupted.go_on}" if interrupted.go_on else ""
         _leave(f"interrupted.{go_on}", interrupted.exit_code)
     except Exception as error:  # the last resort: whatever else gets here is ours
-        if _is_out_of_memory(error):
+        from steadylens.training.memory import out_of_memory
+
+        if out_of_memory(error):
             advice = "take a smaller batch_size, image size, width or network, or a machine with more"
             _leave(f"there is too little memory ({error}): {advice}.", ResourceError.exit_code)
         traceback.print_exc()
@@ -307,12 +309,6 @@ def main() -> NoReturn:
 def _leave(message: str, exit_code: int) -> NoReturn:
     typer.echo(f"steadylens: {message}", err=True)
     sys.exit(exit_code)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether Python, NumPy or torch ran out of memory; torch says so by a plain RuntimeError on the CPU."""
-    told = ("out of memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in str(error) for t in told))
 
 
 def _settings(pairs: list[str]) -> dict[str, str]:

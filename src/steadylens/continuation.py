@@ -118,6 +118,7 @@ def taken_up(
         folder = run / run_folder.CHECKPOINTS
         if unfinished:
             _require_same(run, config)
+            files.remove_leftovers(run)
         else:
             files.make_folder(folder)
             _write_begun(folder / BEGUN, config, command, data)

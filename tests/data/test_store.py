@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import json
 import os
 import shutil
 import signal
@@ -17,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from faults import failing
 from steadylens import files
 from steadylens.data import forks, images
 from steadylens.data.images import Refusal, fit_array
@@ -349,3 +352,42 @@ def test_features_are_pruned_as_stores_are(index: ImageIndex, cache: Path) -> No
     assert prune(cache, 10**9, keep=[store.folder]) == ()
     assert prune(cache, 0, keep=[store.folder]) == (features,)
     assert other.exists()
+
+
+@pytest.mark.parametrize(("error", "lasting"), [(errno.ENOSPC, False), (errno.ENOSPC, True), (errno.EIO, True)])
+def test_whichever_call_fails_the_cache_holds_whole_stores_only(
+    error: int, lasting: bool, images_folder: Path, tmp_path: Path
+) -> None:
+    index = read_index(images_folder)
+    whole = decode(index, 8, cache=None).pixels
+    for n in range(1, 40):
+        cache = tmp_path / str(n)
+        with failing(n, error, lasting=lasting) as calls:
+            try:
+                store = decode(index, 8, cache=cache)
+            except ResourceError:
+                pass
+            else:  # that the name of a whole store could not be flushed costs nothing
+                assert (store.pixels == whole).all()
+                if not calls.failed:
+                    break
+        left = [path.name for path in cache.iterdir()] if cache.exists() else []
+        finished = [name for name in left if not name.startswith(".unfinished-")]
+        assert left == finished or (lasting and error == errno.EIO)  # a disk that does not let go of anything
+        for name in finished:
+            assert (np.load(cache / name / "pixels.npy") == whole).all()
+            assert "filled" in json.loads((cache / name / "rows.json").read_text("utf-8"))
+        assert (decode(index, 8, cache=cache).pixels == whole).all()
+    assert 5 < n < 39
+
+
+def test_what_a_killed_process_left_in_the_cache_goes_a_day_later(images_folder: Path, tmp_path: Path) -> None:
+    folder = decode(read_index(images_folder), 8, cache=tmp_path).folder
+    left = folder / ".features.npy.0123abcd.tmp"
+    left.write_bytes(b"x")
+    assert prune(tmp_path, 10**9) == ()
+    assert left.exists()
+    os.utime(left, (1, 1))
+    assert prune(tmp_path, 10**9) == ()
+    assert not left.exists()
+    assert folder.exists()

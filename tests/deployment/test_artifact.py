@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from faults import failing
 from steadylens import files
 from steadylens.data.images import Preprocessing
 from steadylens.deployment.artifact import Artifact, load, pack
@@ -157,48 +156,45 @@ def test_an_older_artifact_is_replaced_whole(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
-@contextmanager
-def failing(owner: Any, name: str, at: int) -> Iterator[Callable[[], int]]:  # noqa: ANN401
-    """Make the call number `at` of `owner.name` fail as on a full disk; yields how many calls there were so far."""
-    real, calls = getattr(owner, name), 0
-
-    def counted(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-        nonlocal calls
-        calls += 1
-        if calls == at:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(*arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, counted)
-        yield lambda: calls
-
-
-@pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "replace"), (Path, "mkdir")])
-@pytest.mark.parametrize("older", [1.0, None])
+@pytest.mark.parametrize(("error", "lasting"), [(errno.ENOSPC, False), (errno.ENOSPC, True), (errno.EIO, True)])
+@pytest.mark.parametrize("older", [1.7, None])
 def test_whichever_step_fails_the_folder_is_whole_or_absent(
-    owner: Any,  # noqa: ANN401
-    name: str,
-    older: float | None,
-    tmp_path: Path,
+    older: float | None, error: int, lasting: bool, pristine: Path, tmp_path: Path
 ) -> None:
     network = build(SPEC)
-    for step in range(1, 30):
+    for step in range(1, 60):
         folder = tmp_path / str(step) / "model"
         folder.parent.mkdir()
         if older:
-            pack_into(folder, network, temperature=older)
-        with failing(owner, name, step) as calls:
+            shutil.copytree(pristine, folder)
+        with failing(step, error, lasting=lasting) as calls:
             try:
                 pack_into(folder, network, temperature=2.0)
             except ResourceError:
                 pass
             else:
                 break
-        assert folder.exists() or not older  # a failure never costs the model that was there
+        assert calls.failed
+        # A failure never costs the model that was there; a disk that lets nothing be renamed any more keeps it hidden.
+        hidden = folder.with_name(".model.old")
+        assert folder.exists() or not older or (lasting and load(hidden).temperature == older)
         assert not folder.exists() or load(folder).temperature in (older, 2.0)
-        assert {path.name for path in folder.parent.iterdir()} <= {"model"}
-    assert 1 <= calls() < step
+        if not lasting:
+            assert {path.name for path in folder.parent.iterdir()} <= {"model", ".model.old", ".model.new"}
+        pack_into(folder, network, temperature=3.0)
+        assert load(folder).temperature == 3.0
+        assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert 10 < step < 59
+    assert not calls.failed
+    assert load(folder).temperature == 2.0
+
+
+def test_a_model_that_a_killed_process_had_set_aside_is_there_until_there_is_another(folder: Path) -> None:
+    folder.rename(folder.with_name(".model.old"))  # killed between two renames
+    with failing(8), pytest.raises(ResourceError):
+        pack_into(folder, temperature=2.0)
+    assert load(folder).temperature == 1.7
+    pack_into(folder, temperature=2.0)
     assert load(folder).temperature == 2.0
 
 

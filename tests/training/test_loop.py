@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,18 @@ from numpy.typing import NDArray
 from steadylens.config import IMBALANCE, Recipe
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
-from steadylens.errors import ConfigError
+from steadylens.errors import ConfigError, ResourceError
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
 from steadylens.models import NetworkSpec, build, spec_of
 from steadylens.models.heads import SCALE
 from steadylens.models.inference import logits_of
+from steadylens.training import loop
+from steadylens.training.checkpoint import Checkpoints
+from steadylens.training.clock import Clock
 from steadylens.training.early_stopping import tempered_log_loss
 from steadylens.training.loop import fit
 from steadylens.training.optimizers import rate_at
-from steadylens.training.state import Epoch, Fitted, Step
+from steadylens.training.state import Epoch, Fitted, Step, Training
 
 SIDE = 10
 PREPROCESSING = Preprocessing(SIDE, (0.4, 0.4, 0.4), (0.25, 0.25, 0.25))
@@ -269,17 +273,55 @@ def test_every_step_is_told() -> None:
 
 
 def test_a_loss_that_is_no_number_is_named_with_its_place() -> None:
-    with pytest.raises(ConfigError, match=r"after epoch 1, step 1, the losses are no longer numbers.*learning_rate"):
+    with pytest.raises(ConfigError, match=r"after epoch 1, step 1, the loss is nan.*learning_rate"):
         fitted(RECIPE, preprocessing=Preprocessing(SIDE, (0.4,) * 3, (0.0,) * 3))
-    with pytest.raises(ConfigError, match=r"after epoch \d+, step \d+, .* no longer numbers"):
+    with pytest.raises(ConfigError, match=r"after epoch \d+, step \d+, .* no number any more"):
         fitted(replace(RECIPE, learning_rate=1e30, epochs=4))
 
 
 @pytest.mark.parametrize("patience", [0, 5])
 def test_diverging_in_the_very_last_step_is_named_too(patience: int) -> None:
     recipe = replace(RECIPE, network="keras-blog", epochs=1, batch_size=1000, l2=1e38, early_stopping=patience)
-    with np.errstate(all="ignore"), pytest.raises(ConfigError, match="no longer numbers"):
+    with np.errstate(all="ignore"), pytest.raises(ConfigError, match="no number any more"):
         fitted(recipe)
+
+
+def test_after_diverging_the_last_good_weights_are_kept_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steadylens.training.checkpoint.EVERY_S", 0.0)
+    recipe, batch, kept = replace(RECIPE, epochs=4), loop._batch, Checkpoints(tmp_path)
+
+    def poisoned(training: Training, positions: NDArray[np.int64], clock: Clock) -> Any:  # noqa: ANN401
+        images, *others = batch(training, positions, clock)
+        return (images * (float("nan") if clock.epoch == 3 else 1.0), *others)
+
+    monkeypatch.setattr(loop, "_batch", poisoned)
+    with pytest.raises(
+        ConfigError, match=r"after epoch 3, step 1, the loss is nan.*The last good weights are in "
+    ) as e:
+        fitted(recipe, checkpoints=kept)
+    name = str(e.value).rsplit("/", 1)[-1].removesuffix(".safetensors.")
+    assert (tmp_path / f"{name}.safetensors").is_file()
+    place = kept.position("training")
+    assert place is not None
+    assert all(tensor.isfinite().all() for tensor in place.tensors.values())
+    assert place.state["clock"]["epoch"] == 2
+    assert "best.head.weight" in place.tensors
+
+
+def test_too_little_memory_names_a_batch_size_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = loop._batch
+
+    def greedy(training: Training, positions: NDArray[np.int64], clock: Clock) -> Any:  # noqa: ANN401
+        if len(positions) > 5:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        return batch(training, positions, clock)
+
+    monkeypatch.setattr(loop, "_batch", greedy)
+    with pytest.raises(ResourceError, match=r"a batch of 16 images; a batch of 4 fits.*--set batch_size=4"):
+        fitted(RECIPE)
+    assert fitted(replace(RECIPE, batch_size=4, epochs=1)).epochs == 1
 
 
 def test_a_class_without_validation_images_is_no_obstacle() -> None:

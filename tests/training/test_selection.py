@@ -21,6 +21,7 @@ from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
 from steadylens.errors import ResourceError
 from steadylens.models.pretrained import from_file
+from steadylens.training import selection
 from steadylens.training.selection import (
     FAMILY,
     FEWEST_EPOCHS,
@@ -325,3 +326,20 @@ def test_why_there_is_no_backbone_is_said() -> None:
     result = select(config, CLASSES, train, validation, preprocessing, "", seconds=None, reasons=reasons)
     assert result.why["network"].startswith("none was at hand. From scratch: the smallest of the family")
     assert result.recipe.transfer == "none"
+
+
+def test_where_memory_is_short_speed_is_measured_on_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed, sizes = selection._timed, list[int]()
+
+    def greedy(*arguments: Any) -> tuple[float, float]:  # noqa: ANN401
+        sizes.append(arguments[-1])
+        if arguments[-1] > 20:
+            raise MemoryError
+        return timed(*arguments)
+
+    monkeypatch.setattr(selection, "_timed", greedy)
+    assert selected({**QUICK, "network": "cnn-s"}, seconds=60.0).seconds_per_image > 0
+    assert sizes == [64, 32, 16, 16]
+    monkeypatch.setattr(selection, "_timed", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(ResourceError, match="and for the smallest batch too"):
+        selected({**QUICK, "network": "cnn-s"}, seconds=60.0)

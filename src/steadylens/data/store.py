@@ -126,6 +126,7 @@ def prune(cache: Path, ceiling_bytes: int, *, keep: Collection[Path] = ()) -> tu
             total -= sizes[path]
     for path in removed:
         files.remove(path)
+    files.remove_leftovers(cache, older_than_s=_UNFINISHED_LIFE_S)
     return tuple(removed)
 
 
@@ -198,7 +199,7 @@ def _build(
                 advance(row + 1, len(index))
     left = drop_refused(index, refused)
     _close_gaps(pixels, sorted(refused))
-    pixels.flush()
+    files.flush_array(pixels)
     filled = len(left)
     files.write_json(folder / "rows.json", {"filled": filled, "refused": {str(row): refused[row] for row in refused}})
     return Store(_mapped(folder, shape, filled), left, image_size, time.perf_counter() - started, folder), lasting

@@ -177,6 +177,8 @@ def _digest(document: Mapping[str, Any]) -> str:
 
 def _write_folder(folder: Path, contents: Mapping[str, bytes], document: Mapping[str, Any]) -> None:
     new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    if old.exists() and not folder.exists():  # an attempt was killed between its two renames
+        files.rename(old, folder)
     try:
         files.remove(new)  # what an interrupted attempt left
         files.make_folder(new)

@@ -14,6 +14,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,13 @@ class Checkpoints:
                 return Checkpoint(found.state["course"], found.tensors)
         return None
 
+    def good_weights(self) -> str:
+        """A sentence that says where the last good weights of a training are; "" where none are kept."""
+        with suppress(ResourceError):
+            self.settle()
+        number = max(self._numbers(), default=0)
+        return f"The last good weights are in {self._folder}/{_name(number)}.safetensors." if number else ""
+
     def offer(self, stage: str, take: Take, *, epoch_ended: bool) -> None:
         """Save a position where it is time to: `take` is called then, and what it gives is written in the background.
 
@@ -159,6 +167,8 @@ class Checkpoints:
 
     def _write_position(self, number: int, position: Checkpoint, took: float) -> None:
         try:
+            if not all(t.isfinite().all() for t in position.tensors.values()):
+                return  # the training has diverged and will be stopped: the last good weights stay
             self._write(_name(number), position.state["stage"], position)
             for old in sorted(self._numbers())[:-KEPT]:
                 self._remove(_name(old))

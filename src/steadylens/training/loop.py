@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -16,13 +17,15 @@ from steadylens.config import Recipe
 from steadylens.data.augment import augment, base_strength, policy_of
 from steadylens.data.batches import LabelledPixels, batches, epoch_order, step_seed, to_input
 from steadylens.data.images import Preprocessing
-from steadylens.errors import ConfigError
+from steadylens.errors import ResourceError
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
 from steadylens.models.inference import logits_of
 from steadylens.training.checkpoint import Checkpoints
 from steadylens.training.clock import Clock
+from steadylens.training.divergence import LossWatch, cost_of_guessing, what_to_change
 from steadylens.training.early_stopping import BestWeights, tempered_log_loss
 from steadylens.training.imbalance import balance, objective_of
+from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
 from steadylens.training.optimizers import Rates, adamw, rate_at, step
 from steadylens.training.position import put_back, take
 from steadylens.training.regularize import WeightAverage, mix, regularized, shrink
@@ -65,16 +68,17 @@ def fit(
         ResourceError: a checkpoint could not be written.
         Interrupted: after a step, which is saved.
     """
-    training = begin(network, train, recipe, preprocessing, rates, on_step)
+    checkpoints = checkpoints or Checkpoints(None)
+    training = begin(network, train, recipe, preprocessing, rates, on_step, checkpoints.good_weights)
     sample = train.sample(max(seen, len(validation)), recipe.seed)
     best, clock = BestWeights(recipe.early_stopping), Clock(seconds, recipe.epochs)
     curve: list[Epoch] = []
     course, stopped = Course(clock, best, curve, []), ""
-    save = partial(_save, checkpoints or Checkpoints(None), stage, training, course)
-    if checkpoints is not None and (place := checkpoints.position(stage)) is not None:
+    save = partial(_save, checkpoints, stage, training, course)
+    if (place := checkpoints.position(stage)) is not None:
         put_back(place, training, course)
 
-    with interruption.deferred():
+    with interruption.deferred(), _said_what_fits(training):
         while not stopped:
             loss, stopped = train_epoch(training, clock, course.losses, after_step=save)
             if stopped or clock.measuring_due():
@@ -147,7 +151,8 @@ def train_epoch(
         training.average.update(network)
 
         clock.end_step(len(positions))
-        losses.append(_check_finite(loss.mean().item(), "the losses", clock))
+        losses.append(loss.mean().item())
+        training.watch.look(clock.epoch, clock.step, losses[-1])
         training.on_step(Step(clock.epoch, clock.progress(), clock.images_per_second, losses[-1]))
         if clock.out_of_time():
             return float(np.mean(losses)), "budget"
@@ -163,22 +168,29 @@ def begin(
     preprocessing: Preprocessing,
     rates: Rates | None,
     on_step: Callable[[Step], None],
+    good_weights: Callable[[], str] = str,
 ) -> Training:
-    """What a training by a recipe needs; the network moves to the recipe's device."""
+    """What a training by a recipe needs; the network moves to the recipe's device.
+
+    `good_weights` says where the last good ones are, for the error where the training diverges.
+    """
     device = torch.device(recipe.device)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     minority = recipe.minority_augment > 0
     strength = base_strength(recipe.augment, flip=recipe.flip, minority_only=minority)
     counts = np.bincount(train.labels, minlength=len(recipe.classes))
+    remedy = balance(counts, recipe.imbalance, recipe.minority_augment, strength)
+    change = what_to_change(recipe.learning_rate, recipe.l1, recipe.l2, recipe.precision)
     return Training(
         network=network,
         images=train,
         recipe=recipe,
         preprocessing=preprocessing,
-        remedy=balance(counts, recipe.imbalance, recipe.minority_augment, strength),
+        remedy=remedy,
         policy=policy_of(recipe.augment, flip=recipe.flip, minority_only=minority),
         optimizer=adamw(network, recipe.learning_rate, recipe.l2, rates),
         average=WeightAverage(network, recipe.averaging),
+        watch=LossWatch(cost_of_guessing(remedy), change, good_weights),
         device=device,
         on_step=on_step,
     )
@@ -193,6 +205,35 @@ def _save(
     if interruption.asked():
         checkpoints.save_now(stage, place)
         interruption.leave()
+
+
+@contextmanager
+def _said_what_fits(training: Training) -> Iterator[None]:
+    """Within the `with` block, an error for want of memory becomes one that names a batch size that fits.
+
+    Raises:
+        ResourceError: there was too little memory.
+    """
+    try:
+        yield
+        return
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # with them live the tensors of the step that failed
+    batch_size = training.recipe.batch_size
+    raise ResourceError(advice(batch_size, largest_batch_that_fits(partial(_try_step, training), batch_size)))
+
+
+def _try_step(training: Training, batch_size: int) -> None:
+    """A step with so many images, in a training that has failed."""
+    positions = np.arange(batch_size) % len(training.images)
+    images, labels, *_ = _batch(training, positions, Clock(None, 1))
+    training.network.train()
+    with torch.autocast(training.device.type, torch.bfloat16, enabled=training.recipe.precision == "bf16"):
+        logits = training.network(images)
+    torch.nn.functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+    training.optimizer.step()
 
 
 def _steps_of(training: Training, epoch: int) -> list[NDArray[np.int64]]:
@@ -229,7 +270,8 @@ def _measure(
         logits_of(training.network, part, training.preprocessing, precision=training.recipe.precision)
         for part in (sample, validation)
     )
-    _check_finite(float(unseen.sum()), "the validation logits", clock)  # the last step may have diverged
+    # The last step may have diverged.
+    training.watch.require_finite(clock.epoch, clock.step, float(unseen.sum()), "the sum of the validation logits")
     classes = len(training.recipe.classes)
     return Epoch(
         epoch=clock.epoch,
@@ -244,12 +286,3 @@ def _measure(
         validation_worst_class_recall=worst_class_recall(validation.labels, unseen.argmax(1), classes),
         images_per_second=clock.images_per_second,
     )
-
-
-def _check_finite(value: float, what: str, clock: Clock) -> float:
-    if not math.isfinite(value):
-        raise ConfigError(
-            f"The training has diverged: after epoch {clock.epoch}, step {clock.step}, {what} are no longer numbers. "
-            "Try a lower learning rate (--set learning_rate=0.0005), less --l1 or --l2, or --set precision=fp32."
-        )
-    return value

@@ -23,7 +23,6 @@ def take(training: Training, course: Course) -> Checkpoint:
         for number, parameter in enumerate(_trained(training.optimizer))
         for name, value in training.optimizer.state.get(parameter, {}).items()
     }
-    best = course.best.state()
     tensors = {
         **{f"network.{name}": tensor for name, tensor in training.network.state_dict().items()},
         **{f"average.{number}": tensor for number, tensor in enumerate(training.average.averaged)},
@@ -34,7 +33,8 @@ def take(training: Training, course: Course) -> Checkpoint:
     state = {
         "clock": course.clock.state(),
         "average_steps": training.average.steps,
-        "best": best,
+        "best": course.best.state(),
+        "watch": training.watch.state(),
         "curve": [asdict(row) for row in course.curve],
     }
     return Checkpoint(state, copied(tensors))
@@ -54,6 +54,7 @@ def put_back(checkpoint: Checkpoint, training: Training, course: Course) -> None
             training.optimizer.state[parameter] = {name: _beside(parameter, v) for name, v in values.items()}
     weights = _under("best.", tensors)
     course.best.go_to(state["best"], {name: t.to(training.device) for name, t in weights.items()})
+    training.watch.go_to(state["watch"])
     course.clock.go_to(state["clock"])
     course.curve[:] = [Epoch(**row) for row in state["curve"]]
     course.losses[:] = tensors["losses"].tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -24,6 +25,7 @@ from steadylens.models import DEFAULT_DEPTH, NetworkSpec, build
 from steadylens.models.inference import suitable_batch
 from steadylens.models.pretrained import Pretrained
 from steadylens.training.finetune import FEWEST_TO_JUDGE
+from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
 
 FAMILY = ("cnn-s", "cnn-m", "cnn-l")
 # A larger network is taken only where the budget allows it so many passes and so many steps: below, the smaller one had
@@ -261,10 +263,31 @@ def _network(
 def measure_speed(
     spec: NetworkSpec, train: LabelledPixels, preprocessing: Preprocessing, device: str, precision: str
 ) -> tuple[float, float]:
-    """Time a few steps: training images a second, and seconds an image in float32 prediction."""
+    """Time a few steps: training images a second, and seconds an image in float32 prediction.
+
+    Raises:
+        ResourceError: there is too little memory for the smallest batch.
+    """
+    size = min(64 if spec.image_size <= 64 else _BATCH_TUNED, len(train))
+    timed = partial(_timed, spec, train, preprocessing, device, precision)
+    try:
+        return timed(size)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # with them live the tensors that did not fit
+    fits = largest_batch_that_fits(timed, size)
+    if not fits:
+        raise ResourceError(advice(size, fits))
+    return timed(fits)
+
+
+def _timed(
+    spec: NetworkSpec, train: LabelledPixels, preprocessing: Preprocessing, device: str, precision: str, size: int
+) -> tuple[float, float]:
     torch.manual_seed(0)
     network = build(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pixels, labels = train.take(np.arange(min(64 if spec.image_size <= 64 else _BATCH_TUNED, len(train))))
+    pixels, labels = train.take(np.arange(size))
     images = to_input(pixels, preprocessing.mean, preprocessing.std).to(device)
     targets = torch.from_numpy(labels).to(device)
 

@@ -13,6 +13,7 @@ from steadylens.data.augment import Augmentation
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
 from steadylens.training.clock import Clock
+from steadylens.training.divergence import LossWatch
 from steadylens.training.early_stopping import BestWeights
 from steadylens.training.imbalance import Balance
 from steadylens.training.regularize import WeightAverage
@@ -84,6 +85,7 @@ class Training:
     policy: Augmentation
     optimizer: torch.optim.Optimizer
     average: WeightAverage
+    watch: LossWatch
     device: torch.device
     on_step: Callable[[Step], None]
 
