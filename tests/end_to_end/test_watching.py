@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def test_a_run_is_watched_until_it_is_finished(run: Path) -> None:
         time.sleep(1.5)
         assert process.poll() is None  # the lock is still held: the run is not over
         unlock.close()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     told = "finished: balanced accuracy 80.0% [70.0%, 90.0%] on test, after 2 epochs in 7.0 s"
     assert out == f"{told}; report: {run / 'report.html'}\n"
@@ -143,7 +144,7 @@ def test_ctrl_c_ends_the_watching_with_130_and_not_the_run(run: Path) -> None:
     with files.locked(run), watching(run) as process:
         line_of(process)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (130, "")
     assert err == "No longer watched. The run is not touched by that.\n"
 
@@ -172,6 +173,36 @@ def test_a_training_is_logged_with_the_figures_of_metrics_jsonl(images_folder: P
     told = json.loads((done.folder / "report.json").read_text())["environment"]["loggers"]
     assert told == {"tensorboard": f"2 of 2 epochs in {done.folder / 'tensorboard'}"}
     assert f"2 of 2 epochs in {done.folder / 'tensorboard'}" in (done.folder / "report.html").read_text("utf-8")
+
+
+def test_a_training_that_is_gone_on_with_is_logged_as_one(images_folder: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run, options = tmp_path / "run", ["--network", "cnn-s", "--width", "0.2", "--set", "precision=fp32"]
+    words = ["train", str(images_folder), *options, "--epochs", "40", "--out", str(run), "--log", "tensorboard"]
+    with subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-m", "steadylens.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as training:
+        assert training.stderr is not None
+        for line in training.stderr:
+            if line.startswith("  epoch   3"):
+                break
+        training.send_signal(signal.SIGINT)
+        training.communicate(timeout=300)
+    code, out, _ = command("watch", run)
+    assert code == 130
+    told = out.splitlines()[-1]
+    assert told == f"To go on: {shlex.join(['steadylens', *words, '--resume'])}"
+    code, _, err = command(*shlex.split(told.removeprefix("To go on: "))[1:])
+    assert code == 0, err
+    code, out, _ = command("watch", run)
+    assert (code, out.splitlines()[-1].split(":")[0]) == (0, "finished")
+    rows = read_metrics(run / "metrics.jsonl")
+    events = accumulator.EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("train_loss")]
+    assert logged == [(row["epoch"], pytest.approx(row["train_loss"])) for row in rows]
+    assert len(events.Scalars("test_balanced_accuracy")) == 1
+    assert len(list((run / "tensorboard").iterdir())) == 2
 
 
 class Failing:
