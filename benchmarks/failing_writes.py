@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -29,7 +30,7 @@ from steadylens.training import checkpoint
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from faults import ERRORS, assert_valid, failing
 
-OPTIONS = {"network": "cnn-s", "width": 0.2, "epochs": 2, "precision": "fp32", "device": "cpu"}
+OPTIONS: dict[str, Any] = {"network": "cnn-s", "width": 0.2, "epochs": 2, "precision": "fp32", "device": "cpu"}
 COUNTS = {"bolt": 30, "nut": 18, "washer": 12}
 
 
