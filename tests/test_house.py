@@ -18,7 +18,7 @@ MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*
 ORDER = [
     *("errors", "files", "metrics", "config", "console"),
     *("data", "models", "training", "evaluation", "deployment", "report"),
-    *("preparation", "inspection", "pipeline", "classifier", "diagnostics", "demo", "cli"),
+    *("preparation", "inspection", "comparison", "pipeline", "classifier", "diagnostics", "demo", "cli"),
     "__init__",
 ]
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "requests", "urllib", "socket"}
