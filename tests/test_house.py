@@ -18,18 +18,8 @@ MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*
 ORDER = [
     *("errors", "interruption", "files", "metrics", "config", "console"),
     *("data", "models", "training", "evaluation", "deployment", "report"),
-    *(
-        "preparation",
-        "inspection",
-        "continuation",
-        "learning",
-        "measurement",
-        "pipeline",
-        "classifier",
-        "diagnostics",
-        "demo",
-        "cli",
-    ),
+    *("preparation", "inspection", "measurement", "comparison", "continuation", "learning", "pipeline"),
+    *("classifier", "diagnostics", "demo", "cli"),
     "__init__",
 ]
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "requests", "urllib", "socket"}

@@ -192,3 +192,101 @@ def test_many_small_classes_do_not_pull_the_interval_down() -> None:
         figure = metrics.figures(labels, np.eye(100)[predicted], seed=test, draws=200)["balanced_accuracy"]
         covered += figure.low <= 0.95 <= figure.high
     assert covered >= 54
+
+
+def answers(labels: NDArray[np.int64], skill: float, rng: np.random.Generator, seeds: int = 1) -> metrics.Answers:
+    """Answers of some skill for three classes, and losses that go with them."""
+    logits = rng.normal(size=(seeds, len(labels), 3))
+    logits[:, np.arange(len(labels)), labels] += skill
+    losses = np.log(np.exp(logits).sum(2)) - logits[:, np.arange(len(labels)), labels]
+    return metrics.Answers(logits.argmax(2), losses)
+
+
+LONG_TAIL = np.repeat([0, 1, 2], [60, 30, 12])
+
+
+def test_differences_are_those_of_the_figures_averaged_over_seeds() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = answers(LONG_TAIL, 2.0, rng, seeds=3), answers(LONG_TAIL, 1.0, rng, seeds=2)
+    got = metrics.paired_differences(LONG_TAIL, ours, theirs)
+
+    def figures(one: metrics.Answers) -> dict[str, float]:
+        rows = [
+            (sk.recall_score(LONG_TAIL, p, average=None), [loss[c == LONG_TAIL].mean() for c in range(3)])
+            for p, loss in zip(one.predicted, one.losses, strict=True)
+        ]
+        return {
+            "balanced_accuracy": float(np.mean([recall.mean() for recall, _ in rows])),
+            "worst_class_recall": float(np.mean([recall.min() for recall, _ in rows])),
+            "balanced_log_loss": float(np.mean([np.mean(losses) for _, losses in rows])),
+        }
+
+    mine, other = figures(ours), figures(theirs)
+    assert set(got) == set(mine)
+    for name, figure in got.items():
+        assert figure.value == pytest.approx(mine[name] - other[name])
+        assert figure.low <= figure.value <= figure.high
+    assert got["balanced_accuracy"].low > 0, "a method so much better is told from the other"
+    assert metrics.paired_differences(LONG_TAIL, ours, theirs) == got
+
+
+def test_a_method_is_not_told_from_itself_and_its_equality_is_not_certain() -> None:
+    right = metrics.Answers(LONG_TAIL[None], np.zeros((1, len(LONG_TAIL))))
+    some = answers(LONG_TAIL, 1.0, np.random.default_rng(1))
+    for one in (right, some):
+        found = metrics.paired_differences(LONG_TAIL, one, one)
+        assert [figure.value for figure in found.values()] == [0, 0, 0]
+        assert found["balanced_accuracy"].low < -0.005 < 0.005 < found["balanced_accuracy"].high
+        assert found["balanced_log_loss"].high == found["balanced_log_loss"].low == 0
+
+
+def test_pairing_leaves_out_what_is_hard_for_both() -> None:
+    """Two methods that fail on the same images differ surely, though their own intervals overlap widely."""
+    rng = np.random.default_rng(2)
+    labels = np.repeat([0, 1, 2], 200)
+    theirs = answers(labels, 1.0, rng)
+    helped = np.flatnonzero(theirs.predicted[0] != labels)[:30]
+    predicted = theirs.predicted.copy()
+    predicted[0, helped] = labels[helped]
+    found = metrics.paired_differences(labels, metrics.Answers(predicted, theirs.losses), theirs)["balanced_accuracy"]
+    assert found.value == pytest.approx(30 / 600)
+    assert found.low > 0.03
+    p = np.sqrt(0.5 * 0.5 / 600 * 2) * 1.96
+    assert found.high - found.low < 2 * p
+
+
+def test_the_intervals_of_many_images_are_those_of_a_plain_paired_bootstrap() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.repeat([0, 1, 2], [600, 300, 300])
+    ours, theirs = answers(labels, 1.5, rng), answers(labels, 1.2, rng)
+    members, drawn = [np.flatnonzero(labels == c) for c in range(3)], []
+    for _ in range(2000):
+        rows = [rng.choice(one, len(one)) for one in members]
+        recalls = [[(answer.predicted[0, r] == labels[r]).mean() for r in rows] for answer in (ours, theirs)]
+        losses = [[answer.losses[0, r].mean() for r in rows] for answer in (ours, theirs)]
+        drawn.append(
+            [np.subtract(*(f(x) for x in y)) for f, y in ((np.mean, recalls), (min, recalls), (np.mean, losses))]
+        )
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    found = metrics.paired_differences(labels, ours, theirs).values()
+    assert [figure.low for figure in found] == pytest.approx(low, abs=0.006)
+    assert [figure.high for figure in found] == pytest.approx(high, abs=0.006)
+
+
+def test_the_interval_of_a_difference_covers_the_true_one() -> None:
+    """Images of which 20, 50 and 100 are drawn at random: 95 % intervals hold the truth in at least 90 % of tests."""
+    rng = np.random.default_rng(4)
+    labels, held = np.repeat([0, 1, 2], [100, 50, 20]), 0
+    ours, theirs = np.array([0.9, 0.7, 0.5]), np.array([0.9, 0.6, 0.3])
+    truth, tests = float(np.mean(ours - theirs)), 120
+    for _ in range(tests):
+        hardness = rng.random(len(labels))  # shared: an image is hard for both
+        noise = rng.random((2, len(labels))) < 0.3
+        pair = [
+            np.where(noise[i], rng.random(len(labels)), hardness) < recall[labels]
+            for i, recall in enumerate((ours, theirs))
+        ]
+        both = [metrics.Answers(np.where(right, labels, (labels + 1) % 3)[None], np.zeros((1, 170))) for right in pair]
+        figure = metrics.paired_differences(labels, *both, draws=200)["balanced_accuracy"]
+        held += figure.low <= truth <= figure.high
+    assert held >= 0.9 * tests

@@ -174,6 +174,53 @@ def train(
 
 
 @app.command()
+def compare(
+    data: Data,
+    budget: Annotated[str | None, _option("Wall time for everything, shared out equally. [30m]")] = None,
+    strategies: Annotated[str | None, _option("Some of them, by name and with commas between. [all]")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each strategy.")] = 1,
+    network: Annotated[str | None, _option("What they share: keras-blog, cnn-s, cnn-m or cnn-l. [keras-blog]")] = None,
+    epochs: Annotated[str | None, _option("Passes over the training images, in place of a budget.")] = None,
+    test: Annotated[Path | None, _option("Other images to test on. [a part of DATA]")] = None,
+    fixes: Fixes = None,
+    image_size: Annotated[str | None, _option("Side to which images are resized, in pixels, or auto.")] = None,
+    seed: Annotated[str | None, _option("Of everything random; further seeds follow it. [0]")] = None,
+    device: Annotated[str | None, _option("auto, cpu or cuda.")] = None,
+    out: Annotated[Path | None, _option("Folder; an interrupted comparison goes on. [DATA-compare]")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Try the strategies of the tutorial beside each other on your images: a table, and a page to learn from."""
+    from steadylens.config import parse
+    from steadylens.training.strategies import NETWORK
+
+    asked = {
+        "budget": budget, "network": NETWORK if network is None else network, "epochs": epochs,
+        "image_size": image_size, "seed": seed, "device": device,
+    }  # fmt: skip
+    shared = parse({name: value for name, value in asked.items() if value is not None})
+
+    from steadylens import comparison
+    from steadylens.console import Console
+    from steadylens.data.fixes import with_fixes
+    from steadylens.data.sources import read_index
+    from steadylens.preparation import Stopwatch
+    from steadylens.report.comparison_table import comparison_summary
+
+    found = comparison.compare(
+        with_fixes(lambda advance: read_index(data, test=test, advance=advance), fixes),
+        out or Path(f"{data.resolve().name}-compare"),
+        shared,
+        strategies=None if strategies is None else [name.strip() for name in strategies.split(",") if name.strip()],
+        seeds=seeds,
+        command=shlex.join(["steadylens", *sys.argv[1:]]),
+        console=Console(quiet=quiet),
+        stopwatch=Stopwatch(STARTED),
+    )
+    print_out(json.dumps(found.report) if as_json else comparison_summary(found.folder, found.report))
+
+
+@app.command()
 def evaluate(model: Model, data: Data, as_json: Json = False, quiet: Quiet = False) -> None:
     """Measure a trained model on other labelled images."""
     from steadylens.console import Console

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console as RichConsole
+from rich.console import RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Advance = Callable[[float, str], None]
@@ -50,3 +52,15 @@ class Console:
             task = progress.add_task(name, total=1.0, text="")
             yield lambda share, text: progress.update(task, completed=share, text=text)
             progress.update(task, completed=1.0)
+
+    @contextmanager
+    def live(self, draw: Callable[[], RenderableType]) -> Iterator[bool]:
+        """On a terminal, keep what `draw` gives on the screen within the `with` block, drawn anew all the time.
+
+        It gives whether it does: off a terminal, and where quiet is asked for, nothing is drawn.
+        """
+        if not self._rich.is_terminal or self.quiet:
+            yield False
+            return
+        with Live(get_renderable=draw, console=self._rich, refresh_per_second=4):
+            yield True

@@ -21,7 +21,7 @@ from steadylens.data.images import Preprocessing
 from steadylens.metrics import balanced_accuracy
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone, from_file
-from steadylens.training import finetune, gain
+from steadylens.training import finetune, gain, loop
 from steadylens.training.early_stopping import tempered_log_loss
 from steadylens.training.finetune import Adapted, adapt
 from steadylens.training.gain import gain_of
@@ -123,7 +123,7 @@ def test_all_but_the_lowest_stages_are_trained_and_those_higher_up_at_higher_rat
     monkeypatch.setattr(gain, "SURE", 0.0)
     before = [[p.detach().clone() for p in stage] for stage in network.stages()]
     recipe = replace(RECIPE, epochs=1, learning_rate=1e-4)
-    fit_with_rates, rates = finetune.fit, list[float]()
+    fit_with_rates, rates = loop.fit, list[float]()
 
     def watched(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
         rates.extend(rate for _, rate in options["rates"])

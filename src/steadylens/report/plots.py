@@ -2,62 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
-from xml.etree import ElementTree
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from steadylens.files import sha256
-from steadylens.report.figures import count, decimal, finite, percent, plain
+from steadylens.report.drawing import INK, MUTED, TRAIN, VALIDATION, plot, short, svg
+from steadylens.report.figures import count, decimal, finite, percent
 
-# Each colour is a stand-in that becomes a CSS variable, so that one SVG is legible in light and in dark.
-_INK, _MUTED, _LINE = "#010101", "#010102", "#010103"
-_TRAIN, _VALIDATION = "#010104", "#010105"
-_VARIABLES = {
-    _INK: "var(--ink)",
-    _MUTED: "var(--muted)",
-    _LINE: "var(--line)",
-    _TRAIN: "var(--train)",
-    _VALIDATION: "var(--validation)",
-}
 _HEAT_RGB = (0.18, 0.50, 0.78)  # a mid blue that stands out from white and from near-black: the one fixed colour
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, searchable, in the page's own typeface
-    "svg.hashsalt": "steadylens",  # the same run gives the same bytes
-    "font.family": "DejaVu Sans",  # travels with matplotlib; only measures the text here
-    "font.size": 12.0,
-    "text.color": _INK,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _MUTED,
-    "axes.linewidth": 1.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.facecolor": "none",
-    "grid.color": _LINE,
-    "grid.linewidth": 0.6,
-    "xtick.color": _LINE,
-    "ytick.color": _LINE,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED,
-    "xtick.major.pad": 6.0,
-    "xtick.major.size": 0.0,
-    "ytick.major.size": 0.0,
-    "legend.frameon": False,
-}
 _LABELLED_CLASSES = 40  # with more, names of a bar chart no longer fit on a screen; a curve over ranks does
-_LONGEST_LABEL = 22  # characters
 
 
 def learning_curves(
@@ -75,11 +32,11 @@ def learning_curves(
         An `<svg>` element as text; its label says the last value of both curves.
     """
     write = percent if as_percent else decimal
-    with _plot(420, 290) as figure:
+    with plot(420, 290) as figure:
         axes = figure.subplots()
         ends = [
-            _curve(axes, epochs, train, name="training", colour=_TRAIN, dash=(0, (5, 2))),
-            _curve(axes, epochs, validation, name="validation", colour=_VALIDATION, dash="-"),
+            _curve(axes, epochs, train, name="training", colour=TRAIN, dash=(0, (5, 2))),
+            _curve(axes, epochs, validation, name="validation", colour=VALIDATION, dash="-"),
         ]
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
@@ -90,7 +47,7 @@ def learning_curves(
             _mark_best(axes, epochs, validation, best_epoch)
         lasts = ", ".join(f"{end[2]} {write(end[1])}" for end in ends if end is not None)
         best = "" if best_epoch is None else f"; best epoch {best_epoch}"
-        return _svg(figure, f"{name} by epoch, last values: {lasts or 'none measured'}{best}")
+        return svg(figure, f"{name} by epoch, last values: {lasts or 'none measured'}{best}")
 
 
 def reliability_diagram(bins: Sequence[Mapping[str, Any]], *, name: str) -> str:
@@ -106,20 +63,20 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], *, name: str) -> str:
     rows = [(c, a, n) for c, a, n in known if c is not None and a is not None and n > 0]
     confidence, accuracy, counts = (np.array([row[i] for row in rows], dtype=float) for i in range(3))
     share = counts / max(counts.sum(), 1.0)
-    with _plot(420, 400) as figure:
+    with plot(420, 400) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-        above.plot([0, 1], [0, 1], color=_MUTED, linewidth=1, linestyle=(0, (2, 3)))
-        above.annotate("as sure as right", (0.1, 0.1), (9, -6), textcoords="offset points", va="top", color=_MUTED)
-        above.vlines(confidence, confidence, accuracy, color=_TRAIN, linewidth=3, alpha=0.45)
-        above.plot(confidence, accuracy, color=_VALIDATION, linewidth=1.6)
-        above.scatter(confidence, accuracy, s=16 + 260 * share, color=_VALIDATION, zorder=3)
+        above.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
+        above.annotate("as sure as right", (0.1, 0.1), (9, -6), textcoords="offset points", va="top", color=MUTED)
+        above.vlines(confidence, confidence, accuracy, color=TRAIN, linewidth=3, alpha=0.45)
+        above.plot(confidence, accuracy, color=VALIDATION, linewidth=1.6)
+        above.scatter(confidence, accuracy, s=16 + 260 * share, color=VALIDATION, zorder=3)
         above.set(xlim=(0, 1.02), ylim=(0, 1.04), ylabel="share that is right")
-        below.bar(confidence, share, width=0.045, color=_VALIDATION)
+        below.bar(confidence, share, width=0.045, color=VALIDATION)
         below.set(xlabel="probability that it states", ylabel="images")
         below.yaxis.set_major_locator(MaxNLocator(nbins=2))
         for axis in (above.yaxis, below.yaxis, below.xaxis):
             axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
-        return _svg(figure, name)
+        return svg(figure, name)
 
 
 def class_counts(counts: Mapping[str, int], *, logarithmic: bool) -> str:
@@ -130,27 +87,27 @@ def class_counts(counts: Mapping[str, int], *, logarithmic: bool) -> str:
     name = f"Images of each of {len(ordered)} classes, {extremes}{', on a logarithmic scale' if logarithmic else ''}"
     if len(ordered) > _LABELLED_CLASSES:
         return _count_curve(numbers, logarithmic=logarithmic, name=name)
-    with _plot(520, 50 + 24 * len(ordered)) as figure:
+    with plot(520, 50 + 24 * len(ordered)) as figure:
         axes = figure.subplots()
         rows = np.arange(len(ordered))
         if logarithmic:  # a bar's length means nothing on a logarithmic scale; the place of a dot does
             axes.set_xscale("log")
             axes.set_xlim(0.8, max(numbers.max(initial=1.0), 1.0) * 2.5)
-            axes.hlines(rows, 0.8, np.maximum(numbers, 0.8), color=_VALIDATION, linewidth=1.5, alpha=0.5)
-            axes.scatter(np.maximum(numbers, 0.8), rows, s=42, color=_VALIDATION, zorder=3)
+            axes.hlines(rows, 0.8, np.maximum(numbers, 0.8), color=VALIDATION, linewidth=1.5, alpha=0.5)
+            axes.scatter(np.maximum(numbers, 0.8), rows, s=42, color=VALIDATION, zorder=3)
         else:
-            axes.barh(rows, numbers, height=0.62, color=_VALIDATION)
+            axes.barh(rows, numbers, height=0.62, color=VALIDATION)
             axes.set_xlim(0, max(numbers.max(initial=1.0), 1.0) * 1.14)
         for row, number in enumerate(numbers):
             beside = (max(number, 0.8 if logarithmic else 0.0), row)
             axes.annotate(count(number), beside, (8, 0), textcoords="offset points", va="center")
-        axes.set_yticks(rows, [_short(name) for name, _ in ordered], parse_math=False, color=_INK)
+        axes.set_yticks(rows, [short(name) for name, _ in ordered], parse_math=False, color=INK)
         axes.set_ylim(len(ordered) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
         axes.minorticks_off()
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x)))
         axes.set_xlabel("images, logarithmic scale" if logarithmic else "images")
-        return _svg(figure, name)
+        return svg(figure, name)
 
 
 def confusion_heatmap(shares: NDArray[np.float64], *, name: str) -> str:
@@ -163,13 +120,13 @@ def confusion_heatmap(shares: NDArray[np.float64], *, name: str) -> str:
     # The square root lifts the small shares, which are the confusions, above what the eye can tell from nothing.
     opacity = np.sqrt(np.nan_to_num(shares, nan=0.0))
     pixels = np.concatenate([np.broadcast_to(_HEAT_RGB, (*shares.shape, 3)), opacity[..., None]], axis=-1)
-    with _plot(460, 460) as figure:
+    with plot(460, 460) as figure:
         axes = figure.subplots()
         axes.imshow(pixels, interpolation="nearest", extent=(0.5, len(shares) + 0.5, len(shares) + 0.5, 0.5))
         axes.grid(visible=False)
         axes.set(xlabel="predicted class, by its number below", ylabel="true class, by its number below")
         axes.locator_params(integer=True, nbins=8)
-        return _svg(figure, name)
+        return svg(figure, name)
 
 
 def _curve(
@@ -201,7 +158,7 @@ def _name_curves(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
 
 
 def _mark_best(axes: Axes, epochs: Sequence[int], validation: Sequence[float | None], best_epoch: int) -> None:
-    axes.axvline(best_epoch, color=_MUTED, linewidth=1, linestyle=(0, (2, 3)))
+    axes.axvline(best_epoch, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
     late = len(epochs) > 0 and best_epoch > (min(epochs) + max(epochs)) / 2
     axes.annotate(
         f"best epoch: {best_epoch}",
@@ -210,68 +167,23 @@ def _mark_best(axes: Axes, epochs: Sequence[int], validation: Sequence[float | N
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
         ha="right" if late else "left",
-        color=_MUTED,
+        color=MUTED,
     )
     at_best = [v for e, v in zip(epochs, validation, strict=True) if e == best_epoch and v is not None]
-    axes.scatter([best_epoch] * len(at_best), at_best, s=44, color=_VALIDATION, zorder=4)
+    axes.scatter([best_epoch] * len(at_best), at_best, s=44, color=VALIDATION, zorder=4)
 
 
 def _count_curve(numbers: NDArray[np.float64], *, logarithmic: bool, name: str) -> str:
-    with _plot(520, 280) as figure:
+    with plot(520, 280) as figure:
         axes = figure.subplots()
         ranks = np.arange(1, len(numbers) + 1)
         floor = 0.8 if logarithmic else 0.0
-        axes.fill_between(ranks, floor, np.maximum(numbers, floor), step="mid", color=_VALIDATION, alpha=0.25, lw=0)
-        axes.step(ranks, np.maximum(numbers, floor), where="mid", color=_VALIDATION, linewidth=1.6)
+        axes.fill_between(ranks, floor, np.maximum(numbers, floor), step="mid", color=VALIDATION, alpha=0.25, lw=0)
+        axes.step(ranks, np.maximum(numbers, floor), where="mid", color=VALIDATION, linewidth=1.6)
         if logarithmic:
             axes.set_yscale("log")
         axes.set(ylim=(floor, None), xlim=(0.5, len(numbers) + 0.5), xlabel="classes, most images first")
         axes.set_ylabel("images, logarithmic scale" if logarithmic else "images")
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: count(y)))
-        return _svg(figure, name)
-
-
-def _short(name: str) -> str:
-    text = plain(name)
-    return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "\u2026"
-
-
-@contextmanager
-def _plot(width: int, height: int) -> Iterator[Figure]:
-    """A figure of `width` x `height` SVG units in the report's style, for the length of a `with` block."""
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        # The reader's browser brings the typeface, so a sign that matplotlib's own one lacks is no loss.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
-        yield Figure(figsize=(width / 72, height / 72), layout="constrained", facecolor="none")
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The figure as an `<svg>` element for the inside of an HTML page, named for readers who do not see it."""
-    content = io.StringIO()
-    figure.savefig(content, format="svg", metadata={"Date": None})
-    root = ElementTree.fromstring(content.getvalue())  # noqa: S314 - matplotlib's own output
-    prefix = "p" + sha256(content.getvalue().encode())[:8]
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        element.attrib = {key.rpartition("}")[2]: _fit(key, value, prefix) for key, value in element.attrib.items()}
-    for parent in root.iter():
-        for child in [child for child in parent if child.tag in {"metadata", "style"}]:
-            parent.remove(child)
-    width = float(root.attrib["viewBox"].split()[2])
-    for attribute in ("width", "height", "version"):
-        root.attrib.pop(attribute, None)
-    root.attrib |= {"class": "plot", "role": "img", "aria-label": name, "style": f"--width: {width:.0f}"}
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _fit(attribute: str, value: str, prefix: str) -> str:
-    """An attribute with names unique on the page, the page's colours and the page's typeface."""
-    if attribute == "id":
-        return prefix + value
-    if attribute.endswith("href") and value.startswith("#"):
-        return "#" + prefix + value[1:]
-    if attribute == "style":
-        value = re.sub(r"font-family:[^;]*;?", "", value)
-        return re.sub(r"#01010\d", lambda match: _VARIABLES[match[0]], value)
-    return value.replace("url(#", f"url(#{prefix}")
+        return svg(figure, name)

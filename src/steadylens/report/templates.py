@@ -11,7 +11,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 
 from steadylens.report import figures
 
-_SOURCES = ("template.html.j2", "audit.html.j2", "parts.html.j2", "style.css")
+_SOURCES = ("template.html.j2", "audit.html.j2", "comparison.html.j2", "parts.html.j2", "style.css")
 
 
 def render(template: str, context: Mapping[str, Any]) -> bytes:

@@ -1,0 +1,320 @@
+"""The tutorial as an experiment: each strategy beside the others, on the same images, splits, seeds and time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from steadylens import __version__, files
+from steadylens.config import Config
+from steadylens.console import Console
+from steadylens.data.sources import ImageIndex, Tally
+from steadylens.data.split import Splits
+from steadylens.data.store import cache_folder
+from steadylens.errors import ConfigError, DataError
+from steadylens.evaluation.calibration import apply_temperature, fit_temperature
+from steadylens.evaluation.evaluate import evaluate
+from steadylens.models import build, spec_of
+from steadylens.models.inference import logits_of
+from steadylens.models.pretrained import Backbone
+from steadylens.preparation import Prepared, Stopwatch, prepare
+from steadylens.report import contents
+from steadylens.report.comparison_contents import comparison_block
+from steadylens.report.comparison_page import write_comparison_page
+from steadylens.report.comparison_table import Board
+from steadylens.training.backbones import choose_backbone
+from steadylens.training.diagnosis import diagnose
+from steadylens.training.finetune import adapt
+from steadylens.training.loop import fit
+from steadylens.training.selection import Selection, choose_device, choose_precision, select
+from steadylens.training.state import Fitted, Step
+from steadylens.training.strategies import AUTO, Strategy, choose_strategies, config_of
+
+DEFAULT_BUDGET_S = 1800.0
+PAGE_S = 15.0  # of the budget, set aside for the intervals of the differences and the page
+EVALUATE_S = 3.0  # of each training's share, set aside for the intervals of its figures
+FEWEST_S = 8.0  # in less than that, a training is over before it has begun
+SETTINGS, RESULTS = "settings.json", "results"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finished comparison: its folder, and what compare.json in it says."""
+
+    folder: Path
+    report: dict[str, Any]
+
+
+def compare(
+    read: Callable[[Tally], ImageIndex],
+    folder: Path,
+    shared: Config,
+    *,
+    strategies: Sequence[str] | None = None,
+    seeds: int = 1,
+    command: str,
+    console: Console | None = None,
+    stopwatch: Stopwatch | None = None,
+) -> Comparison:
+    """Train by every strategy and with every seed, and write compare.json and compare.html.
+
+    Each finished training is a file in FOLDER/results. Where the folder holds some already, of the same images and the
+    same settings, only those that are missing are done.
+
+    Args:
+        read: gives the index of the images (see `data.sources`).
+        folder: to make, or that of a comparison that was interrupted.
+        shared: what all trainings share; its budget is that of the whole comparison, of which each gets an equal share.
+        strategies: names of `training.strategies`; None is all of them. Plain is always among them.
+        seeds: how many trainings of each strategy, with the seeds from `shared.seed` on. The splits are those of the
+            first.
+        command: that makes the comparison, for the page.
+        console: where progress goes; None is nowhere.
+        stopwatch: already running, where start-up is to count towards the budget.
+
+    Raises:
+        ConfigError: there is something else in the folder, or a comparison of other images or settings.
+        ResourceError: another process is at work in the folder.
+        SteadylensError: see `errors`.
+    """
+    console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
+    chosen = choose_strategies(strategies, shared.network)
+    budget = shared.budget or (None if shared.epochs else DEFAULT_BUDGET_S)
+    jobs = [(strategy, shared.seed + k) for k in range(seeds) for strategy in chosen]
+    plain = config_of(chosen[0], shared)
+    _require_own(folder)
+    files.make_folder(folder / RESULTS)
+    with files.locked(folder):
+        prepared = prepare(read, plain, console, watch, budget)
+        asked = _settings(prepared, shared, [one.name for one in chosen], seeds, budget)
+        settings = _agreed(folder, asked, len(jobs), watch)
+        shared = replace(shared, budget=None, precision=settings["precision"], device=settings["device"])
+        experiment = _Experiment(read, prepared, shared, settings["seconds_each"])
+        results = _do_all(experiment, jobs, folder / RESULTS, console)
+        with console.stage("Comparing"):
+            test = prepared.part(prepared.splits.test)
+            block = comparison_block(chosen, results, test.labels, prepared.store.index.classes, seed=shared.seed)
+            report = {
+                "schema": SCHEMA,
+                "steadylens_version": __version__,
+                "command": command,
+                "settings": settings,
+                "data": contents.data_block(
+                    prepared.store.index, prepared.splits, prepared.findings, prepared.near, foreign=False
+                ),
+                **block,
+                "environment": contents.environment(),
+            }
+            files.write_json(folder / "compare.json", report)
+            write_comparison_page(folder, report)
+    return Comparison(folder, report)
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    """What all trainings share; `seconds` is the share of each, None where epochs alone decide."""
+
+    read: Callable[[Tally], ImageIndex]
+    prepared: Prepared
+    shared: Config
+    seconds: float | None
+
+
+def _do_all(
+    experiment: _Experiment, jobs: Sequence[tuple[Strategy, int]], folder: Path, console: Console
+) -> list[dict[str, Any]]:
+    """The results of all trainings, read where they are there and made where they are not."""
+    board, results = Board(jobs), []
+    with console.live(board.table) as drawn:
+        for strategy, seed in jobs:
+            path = folder / f"{strategy.name}-{seed}.json"
+            result = _read(path)
+            if result is None:
+                board.working(strategy.name, seed, "begins")
+                result = _train(experiment, strategy, seed, partial(board.working, strategy.name, seed))
+                files.write_json(path, result)
+            board.done(result)
+            if not drawn:
+                console.say(board.line(result))
+            results.append(result)
+    return results
+
+
+def _train(experiment: _Experiment, strategy: Strategy, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    """One training by one strategy, and all its figures."""
+    begin = time.perf_counter()
+
+    def left(kept_free: float = 0.0) -> float | None:
+        spent = time.perf_counter() - begin
+        return None if experiment.seconds is None else experiment.seconds - spent - kept_free
+
+    config = replace(config_of(strategy, experiment.shared), seed=seed)
+    prepared = experiment.prepared
+    if strategy.name == AUTO:
+        prepared = _prepared_for_auto(experiment, config)
+    splits, classes = prepared.splits, prepared.store.index.classes
+    training, validation, test = (prepared.part(rows) for rows in (splits.train, splits.validation, splits.test))
+    selection = select(
+        config, classes, training, validation, prepared.preprocessing, prepared.reasons["image_size"],
+        seconds=left(EVALUATE_S), backbone=prepared.backbone.pretrained, reasons=prepared.reasons,
+    )  # fmt: skip
+    looked_at = len(validation) + len(test)
+    fitted = _fit(prepared, selection, left(EVALUATE_S + looked_at * selection.seconds_per_image), tell)
+    tell("evaluating")
+    unseen, untouched = (logits_of(fitted.network, part, prepared.preprocessing) for part in (validation, test))
+    temperature = fit_temperature(unseen, validation.labels)
+    scores, test_scores = (
+        evaluate(logits, part.labels, classes, temperature, seed=seed)
+        for logits, part in ((unseen, validation), (untouched, test))
+    )
+    probabilities = apply_temperature(untouched, temperature)
+    of_true_class = probabilities[np.arange(len(test)), test.labels]
+    return {
+        "schema": SCHEMA,
+        "strategy": strategy.name,
+        "seed": seed,
+        "recipe": contents.recipe_block(selection.recipe),
+        "why": selection.why,
+        "parameters": sum(p.numel() for p in fitted.network.parameters()),
+        "training": {**contents.training_block(fitted, selection.recipe, time.perf_counter() - begin)},
+        "curve": [contents.curve_row(row) for row in fitted.curve],
+        "diagnosis": _diagnosis(fitted, scores),
+        "validation": scores,
+        "test": test_scores,
+        "answers": {
+            "predicted": probabilities.argmax(1).tolist(),
+            "losses": np.round(-np.log(np.maximum(of_true_class, 1e-12)), 5).tolist(),
+        },
+    }
+
+
+def _fit(prepared: Prepared, selection: Selection, seconds: float | None, tell: Callable[[str], None]) -> Fitted:
+    """Train from scratch, or adapt a pretrained backbone where `auto` took one."""
+    recipe, pretrained = selection.recipe, prepared.backbone.pretrained
+    training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
+
+    def on_step(step: Step) -> None:
+        tell(f"{min(1.0, step.progress):.0%}, epoch {step.epoch}, {step.images_per_second:,.0f} images/s")
+
+    torch.manual_seed(recipe.seed)
+    network = build(spec_of(recipe))
+    if pretrained is None or not isinstance(network, Backbone):
+        return fit(network, training, validation, recipe, prepared.preprocessing, seconds=seconds, on_step=on_step)
+    network.take_in(pretrained)
+    return adapt(
+        network, training, validation, recipe, prepared.preprocessing,
+        seconds=seconds, seconds_per_image=selection.seconds_per_image, cache=cache_folder(), on_step=on_step,
+    ).fitted  # fmt: skip
+
+
+def _prepared_for_auto(experiment: _Experiment, config: Config) -> Prepared:
+    """The same images in the same splits, but prepared anew where `auto` takes a pretrained backbone."""
+    prepared, seconds = experiment.prepared, experiment.seconds
+    index = prepared.store.index
+    if choose_backbone(config, index, config.device, seconds=seconds).pretrained is None:
+        return prepared
+    earlier = {index.sha256[row]: name for name, rows in _named(prepared.splits) for row in rows}
+    other = prepare(experiment.read, config, Console(quiet=True), Stopwatch(), seconds, earlier)
+    for (name, ours), (_, theirs) in zip(_named(prepared.splits), _named(other.splits), strict=True):
+        if [index.paths[row] for row in ours] != [other.store.index.paths[row] for row in theirs]:
+            raise DataError(
+                f"The images of {name} are others than before: some of them changed, or can no longer be read. "
+                "Run the same command again, and give another --out."
+            )
+    return other
+
+
+def _named(splits: Splits) -> tuple[tuple[str, Any], ...]:
+    return ("train", splits.train), ("validation", splits.validation), ("test", splits.test)
+
+
+def _diagnosis(fitted: Fitted, scores: dict[str, Any]) -> dict[str, Any]:
+    best, figure = fitted.kept, scores["balanced_accuracy"]
+    return diagnose(
+        [contents.curve_row(row) for row in fitted.curve],
+        best_epoch=fitted.best_epoch,
+        train=(best.train_balanced_accuracy, best.train_balanced_log_loss),
+        validation=(figure["value"], best.validation_balanced_log_loss),
+        margin=(figure["high"] - figure["low"]) / 2,
+        stopped=fitted.stopped,
+    ).as_dict()
+
+
+def _require_own(folder: Path) -> None:
+    """Raise a ConfigError where there is something in the folder that no comparison made."""
+    if not folder.exists() or (folder / SETTINGS).is_file():
+        return
+    if not folder.is_dir() or any(path.name not in (files.LOCK, RESULTS) for path in folder.iterdir()):
+        raise ConfigError(f"{folder} exists and holds no comparison. Choose another folder with --out, or remove it.")
+
+
+def _settings(
+    prepared: Prepared, shared: Config, names: Sequence[str], seeds: int, budget: float | None
+) -> dict[str, Any]:
+    """All that determines the results, in JSON values."""
+    index = prepared.store.index
+    splits = [rows.tolist() for _, rows in _named(prepared.splits)]
+    content = [index.sha256, index.labels.tolist(), index.classes, splits]
+    return {
+        "steadylens_version": __version__,
+        "images": len(index),
+        "data_sha256": files.sha256(json.dumps(content).encode()),
+        "image_size": prepared.preprocessing.image_size,
+        "strategies": list(names),
+        "seeds": seeds,
+        "seed": shared.seed,
+        "network": shared.network,
+        "budget": budget,
+        "epochs": shared.epochs,
+        "device": choose_device(shared.device)[0],
+    }
+
+
+def _agreed(folder: Path, asked: dict[str, Any], jobs: int, watch: Stopwatch) -> dict[str, Any]:
+    """The settings of the comparison in the folder, made where there are none: with the share and precision of each.
+
+    Raises:
+        ConfigError: they are of other images, or differ from what is asked for; or the time is too short.
+    """
+    path = folder / SETTINGS
+    kept = _read(path)
+    if kept is None:
+        share = None if asked["budget"] is None else (asked["budget"] - watch.elapsed() - PAGE_S) / jobs
+        if share is not None and share < FEWEST_S:
+            raise ConfigError(
+                f"{jobs} trainings in {asked['budget']:.0f} s would get {max(0.0, share):.1f} s each, and need "
+                f"{FEWEST_S:.0f}. Give a larger --budget, --epochs in its place, or fewer --strategies or --seeds."
+            )
+        kept = {**asked, "seconds_each": share, "precision": choose_precision("auto", asked["device"])[0]}
+        files.write_json(path, kept)
+    differences = [
+        f"{name}: {kept.get(name)} then, {value} now" for name, value in asked.items() if kept.get(name) != value
+    ]
+    if differences:
+        listed = "; ".join(differences)
+        raise ConfigError(f"The comparison in {folder} is another one ({listed}). Give another --out, or its settings.")
+    return kept
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What a JSON file of the comparison says, or None where it is not there.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        read: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}). Remove it, and run the same command again.") from error
+    return read
