@@ -32,7 +32,7 @@ import safetensors.torch
 
 import steadylens
 from steadylens import files
-from steadylens.report import run_folder
+from steadylens.report import run_folder, runs
 from steadylens.training import checkpoint
 from steadylens.training.checkpoint import Checkpoints
 from steadylens.training.finetune import STAGE
@@ -71,7 +71,7 @@ def ended(process: int, timeout_s: float) -> int | None:
 def stage_of(run: Path) -> str:
     """What a run was doing when it was killed, by what it has kept."""
     kept = Checkpoints(run / run_folder.CHECKPOINTS)
-    if run_folder.is_finished(run):
+    if runs.is_finished(run):
         return "tidying up"
     for name, stage in (
         ("test", "checking labels, packing, reporting"),
@@ -89,7 +89,7 @@ def stage_of(run: Path) -> str:
 def damage(run: Path) -> list[str]:
     """What is not whole, and whether the run is lost."""
     found = []
-    if not (run_folder.is_free(run) or run_folder.is_unfinished(run) or run_folder.is_finished(run)):
+    if not (run_folder.is_free(run) or runs.is_unfinished(run) or runs.is_finished(run)):
         found.append("the run cannot be gone on with")
     if files.is_locked(run):
         found.append("the lock is still held")
@@ -153,7 +153,7 @@ def tried(kind: str, data: Path, folder: Path, options: dict[str, Any], kills: i
             best |= now
             for line in [*broken, *worse]:
                 print(f"{run}: {line}", file=sys.stderr)
-            if run_folder.is_finished(run):
+            if runs.is_finished(run):
                 code = 0
                 break
         else:

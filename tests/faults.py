@@ -16,11 +16,11 @@ import pytest
 import safetensors.torch
 
 from steadylens import files
-from steadylens.report import run_folder
+from steadylens.report import run_folder, runs
 
 # All that `files` does to a disk, in its own names.
 MAKING = ("_open", "_write", "_fsync", "_reserve", "_sync_map", "_mkdir", "_make_temporary", "_rename", "_sync_folder")
-TAKING_AWAY = ("_cut", "_unlink", "_remove_tree")
+TAKING_AWAY = ("_cut", "_unlink", "_remove_tree", "_remove_empty")
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -71,7 +71,7 @@ def _call(
 def assert_valid(run: Path) -> None:
     """Whatever is there is whole, and the run can be gone on with or is finished."""
     if not run_folder.is_free(run):
-        assert run_folder.is_unfinished(run) or run_folder.is_finished(run)
+        assert runs.is_unfinished(run) or runs.is_finished(run)
     assert not files.is_locked(run)
     for path in run.rglob("*"):
         if path.name.startswith("."):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import multiprocessing
@@ -14,14 +15,17 @@ from typing import Any
 import pytest
 
 import steadylens
-from steadylens import files
+from faults import failing
+from steadylens import files, pipeline
 from steadylens.config import parse
 from steadylens.console import Console
-from steadylens.continuation import folder_for, taken_up, to_go_on
+from steadylens.continuation import Source, folder_for, taken_up
+from steadylens.data.sources import read_index
 from steadylens.errors import ConfigError, DataError, ResourceError
 from steadylens.pipeline import Run
 from steadylens.preparation import Stopwatch
 from steadylens.training import loop
+from steadylens.training.checkpoint import Checkpoints
 
 MakeImages = Callable[..., Path]
 SMALL: dict[str, Any] = {"network": "cnn-s", "width": 0.2, "epochs": 3, "precision": "fp32", "device": "cpu"}
@@ -199,34 +203,119 @@ def test_without_a_name_an_unfinished_run_of_the_same_command_is_found(
     (tmp_path / "parts-run").mkdir()
     (tmp_path / "parts-run" / "notes.txt").touch()
     crashed(monkeypatch, data, Path("parts-run-2"))
-    wanted, source = Path("parts-run"), str(data)
+    wanted, source = Path("parts-run"), Source(str(data))
     assert folder_for(wanted, config, source, resume=False) == Path("parts-run-2")
-    assert folder_for(wanted, parse({**SMALL, "epochs": 9}), source, resume=False) == Path("parts-run-3")
-    assert folder_for(wanted, config, "elsewhere", resume=False) == Path("parts-run-3")
+    other = parse({**SMALL, "epochs": 9})
+    for apart in ((other, source), (config, Source("elsewhere")), (config, Source(str(data), {"test": "t"}))):
+        assert folder_for(wanted, *apart, resume=False) == Path("parts-run-3")
+    assert folder_for(wanted, config, Source(), resume=False) == Path("parts-run-3")
     with files.locked(Path("parts-run-2")):
         assert folder_for(wanted, config, source, resume=False) == Path("parts-run-3")
-    with pytest.raises(ConfigError, match="There is no unfinished run of elsewhere"):
-        folder_for(wanted, config, "elsewhere", resume=True)
+    with pytest.raises(ConfigError, match="There is no run of elsewhere"):
+        folder_for(wanted, config, Source("elsewhere"), resume=True)
+    crashed(monkeypatch, data, Path("parts-run-3"), epochs=9)
+    assert folder_for(wanted, other, source, resume=True) == Path("parts-run-3")
+    assert folder_for(wanted, config, source, resume=True) == Path("parts-run-2")
+    with pytest.raises(ConfigError, match="epochs was 9 and is now 77"):
+        train(data, folder_for(wanted, parse({**SMALL, "epochs": 77}), source, resume=True), epochs=77)
     assert steadylens.train(data, quiet=True, **SMALL).folder == Path("parts-run-2")
+    assert folder_for(wanted, config, source, resume=True) == Path("parts-run-2")  # finished: shown as it is
+    assert folder_for(wanted, config, source, resume=False) == Path("parts-run-4")
 
 
 def test_resuming_what_is_not_there_is_refused(tmp_path: Path) -> None:
     again = taken_up(
-        tmp_path / "run", parse(SMALL), command="steadylens train parts", data="parts", resume=True, watch=Stopwatch(),
-        console=Console(quiet=True),
+        tmp_path / "run", parse(SMALL), command="steadylens train parts", source=Source("parts"), resume=True,
+        watch=Stopwatch(), console=Console(quiet=True),
     )  # fmt: skip
     with pytest.raises(ConfigError, match="There is no unfinished run in"), again:
         pass
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("command", "goes_on"),
-    [
-        ("steadylens train 'my photos'", "steadylens train 'my photos' --out run --resume"),
-        ("steadylens train parts --out run", "steadylens train parts --out run --resume"),
-        ("steadylens train parts --out=run --resume", "steadylens train parts --out=run --resume"),
-    ],
-)
-def test_the_command_that_goes_on(command: str, goes_on: str) -> None:
-    assert to_go_on(command, Path("run")) == goes_on
+def test_images_in_another_order_are_refused(
+    make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = sorted(make_images().rglob("*.png"))
+    labels, run = [path.parent.name for path in paths], tmp_path / "run"
+
+    def begun(order: slice) -> Run:
+        return steadylens.train(paths[order], labels[order], out=run, quiet=True, **SMALL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("steadylens.pipeline.write_page", lambda *_: (_ for _ in ()).throw(Crashed()))
+        with pytest.raises(Crashed):
+            begun(slice(None))
+    with pytest.raises(DataError, match="in another order"):
+        begun(slice(None, None, -1))
+    assert begun(slice(None)).report["training"]["resumed"]
+
+
+def test_a_finished_run_is_shown_only_to_who_asks_for_the_same(make_images: MakeImages, tmp_path: Path) -> None:
+    data, run, config = make_images(), tmp_path / "run", parse(SMALL)
+    report = train(data, run).report
+
+    def resumed(**options: Any) -> Run:  # noqa: ANN401
+        asked = parse({**SMALL, **options})
+        return pipeline.train(lambda tally: read_index(data, advance=tally), run, asked, command="", resume=True)
+
+    assert resumed().report == json.loads(json.dumps(report))
+    assert config.epochs == 3
+    with pytest.raises(ConfigError, match="epochs was 3 and is now 77"):
+        resumed(epochs=77)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "nothing"])
+def test_a_run_that_cannot_begin_takes_away_only_what_it_made(
+    make_images: MakeImages, tmp_path: Path, kind: str
+) -> None:
+    run, target = tmp_path / "run", tmp_path / "target"
+    target.mkdir()
+    if kind == "folder":
+        run.mkdir()
+    elif kind == "link":
+        run.symlink_to(target)
+    with pytest.raises(DataError, match="class"):
+        train(make_images({"bolt": 5}), run)
+    assert run.exists() == (kind != "nothing")
+    assert run.is_symlink() == (kind == "link")
+    assert not list(target.iterdir())
+    assert kind == "nothing" or not list(run.iterdir())
+
+
+def test_going_on_where_the_disk_is_full_loses_nothing(
+    make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run, whole = make_images(), tmp_path / "run", train(make_images(name="same"), tmp_path / "whole")
+    crashed(monkeypatch, data, run, budget="60s")
+    selection = (run / "checkpoints" / "selection.json").read_bytes()
+    for n in range(1, 12):
+        with failing(n, errno.ENOSPC, lasting=True), pytest.raises(ResourceError):
+            train(data, run, budget="60s")
+        assert (run / "checkpoints" / "selection.json").read_bytes() == selection
+    assert train(data, run, budget="60s").report["training"]["epochs"] == whole.report["training"]["epochs"]
+
+
+def test_another_machine_is_named(make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, run = make_images(), tmp_path / "run"
+    crashed(monkeypatch, data, run)
+    path = run / "checkpoints" / "begun.json"
+    begun = json.loads(path.read_text())
+    path.write_text(json.dumps({**begun, "machine": {**begun["machine"], "torch": "1.0"}}))
+    report = train(data, run).report
+    assert [text.split(" and ")[0] for text in report["training"]["elsewhere"]] == ["torch was 1.0"]
+
+
+def test_what_was_begun_on_a_gpu_needs_one(
+    make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run = make_images(), tmp_path / "run"
+    crashed(monkeypatch, data, run)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    kept = Checkpoints(run / "checkpoints")
+    selection = kept.outcome("selection")
+    assert selection is not None
+    selection.state["recipe"]["device"] = "cuda"
+    kept.keep("selection", selection)
+    with pytest.raises(ResourceError, match="was begun on a CUDA device"):
+        train(data, run)

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from steadylens import files, pipeline
 from steadylens.config import parse
 from steadylens.console import Console
-from steadylens.continuation import folder_for
+from steadylens.continuation import folder_for, source_of
 from steadylens.data import manifests
 from steadylens.data.fixes import with_fixes
 from steadylens.data.reading import read_content
@@ -90,7 +90,8 @@ def train(
         test: what to test on instead of a part of the data: as `data`, or a pair (data, labels).
         fixes: a fixes.csv that an audit wrote and a person edited.
         splits: an earlier run, or its index.parquet, whose images keep the splits that they had there.
-        out: folder of the run; None takes a free name beside the current folder's files.
+        out: folder of the run; where it holds an unfinished run of the same images and options, that is gone on with.
+            None takes a free name beside the current folder's files, or such a run among them.
         quiet: say nothing meanwhile.
         **options: as in `config.Config`, for instance `budget="5m"` or `imbalance="class-weights"`.
     """
@@ -99,10 +100,10 @@ def train(
     call = f"steadylens.train({', '.join([_shown(data), *words])})"
     config, read = parse(options), with_fixes(_reader(data, _labels(labels), test), fixes)
     name = Path(data).resolve().name if isinstance(data, str | Path) else "images"
-    source = str(Path(data).resolve()) if isinstance(data, str | Path) else "images"
-    run = Path(out) if out else folder_for(Path(f"{name}-run"), config, source, resume=False)
+    source, wanted = source_of(data, test=test, fixes=fixes, splits=splits), Path(f"{name}-run")
+    run = Path(out) if out else folder_for(wanted, config, source, resume=False)
     return pipeline.train(
-        read, run, config, command=call, data=source, splits_of=Path(splits) if splits else None,
+        read, run, config, command=call, source=source, splits_of=Path(splits) if splits else None,
         console=Console(quiet=quiet),
     )  # fmt: skip
 
@@ -111,7 +112,8 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier of images, with the same recipe, options and figures as the command line.
 
     Every parameter has the meaning and the default of the field of `config.Config` with its name. `out` names the
-    folder that keeps the run with its report; None keeps it only as long as this object. `splits` names an earlier run,
+    folder that keeps the run with its report, and in which an unfinished run of the same images and options is gone on
+    with; None keeps it only as long as this object. `splits` names an earlier run,
     or its index.parquet, whose images keep the splits that they had there.
 
     Attributes:

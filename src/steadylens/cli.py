@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -152,19 +153,19 @@ def train(
 
     from steadylens import pipeline
     from steadylens.console import Console
-    from steadylens.continuation import folder_for
+    from steadylens.continuation import folder_for, source_of
     from steadylens.data.fixes import with_fixes
     from steadylens.data.sources import read_index
     from steadylens.preparation import Stopwatch
     from steadylens.report.summary import summary
 
-    source = str(data.resolve())
+    source = source_of(data, test=test, fixes=fixes, splits=splits)
     run = pipeline.train(
         with_fixes(lambda advance: read_index(data, test=test, advance=advance), fixes),
         out or folder_for(Path(f"{data.resolve().name}-run"), resolved, source, resume=resume),
         resolved,
         command=shlex.join(["steadylens", *sys.argv[1:]]),
-        data=source,
+        source=source,
         splits_of=splits,
         resume=resume,
         console=Console(quiet=quiet),
@@ -354,7 +355,9 @@ def main() -> NoReturn:
 
 
 def _leave(message: str, exit_code: int) -> NoReturn:
-    typer.echo(f"steadylens: {message}", err=True)
+    interruption.ignore_signals()
+    with suppress(OSError):  # nobody may read it any more
+        typer.echo(f"steadylens: {message}", err=True)
     sys.exit(exit_code)
 
 

@@ -17,6 +17,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 Advance = Callable[[float, str], None]
 
 
+class _Rich(RichConsole):
+    """Goes on in silence where nobody reads any more; rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        """Say nothing from now on."""
+        self.quiet = True
+
+
 class Console:
     """Where messages and progress go.
 
@@ -26,7 +34,7 @@ class Console:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self._rich = RichConsole(stderr=True, quiet=quiet, highlight=False, emoji=False)
+        self._rich = _Rich(stderr=True, quiet=quiet, highlight=False, emoji=False)
 
     def say(self, text: str) -> None:
         """Write one message, wrapped on a terminal only; what looks like markup in it stays as it is."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import datetime
 import json
-import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from steadylens import __version__, files
 from steadylens.config import Config, Recipe
@@ -23,10 +23,25 @@ from steadylens.errors import ConfigError, DataError, ResourceError, SteadylensE
 from steadylens.interruption import Interrupted
 from steadylens.preparation import Stopwatch
 from steadylens.report import run_folder
-from steadylens.training.checkpoint import BEGUN, Checkpoint, Checkpoints
+from steadylens.report.contents import cpu_name
+from steadylens.report.runs import BEGUN, command_to_go_on, is_unfinished
+from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.selection import Selection
 
 _NAMED = 3  # paths in a sentence about what differs
+
+
+@dataclass(frozen=True)
+class Source:
+    """What tells the images of one run from those of others before they are read.
+
+    Attributes:
+        data: where they come from; None where they lie in memory.
+        others: the other files that they depend on, by the name of the option.
+    """
+
+    data: str | None = None
+    others: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,11 +51,15 @@ class Continuation:
     Attributes:
         checkpoints: of the run.
         resumed: whether an earlier process began it.
+        command: that began it.
+        elsewhere: what is not as it was then, of all that can change the last bits of the weights, in words.
         selection: what was chosen then; None where nothing was yet.
     """
 
     checkpoints: Checkpoints
     resumed: bool
+    command: str
+    elsewhere: tuple[str, ...]
     selection: Selection | None
 
     def pinned(self, config: Config) -> Config:
@@ -60,38 +79,53 @@ class Continuation:
         self.checkpoints.keep("selection", Checkpoint(state))
 
 
-def folder_for(wanted: Path, config: Config, data: str, *, resume: bool) -> Path:
-    """The folder of an unfinished run of the same command, or the first of `wanted`, `wanted`-2, ... that is free.
+def source_of(data: object, **others: object) -> Source:
+    """What tells images from others: the path of `data`, and those of other files, by the name of their option.
+
+    Where anything of it lies in memory, nothing does.
+    """
+    named = {name: value for name, value in others.items() if value is not None}
+    if not isinstance(data, str | Path) or not all(isinstance(value, str | Path) for value in named.values()):
+        return Source()
+    return Source(str(Path(data).resolve()), {name: str(Path(str(value)).resolve()) for name, value in named.items()})
+
+
+def folder_for(wanted: Path, config: Config, source: Source, *, resume: bool) -> Path:
+    """The folder of a run that the same command began, or the first of `wanted`, `wanted`-2, ... that is free.
 
     Args:
         wanted: the name that is tried first.
         config: what was asked for.
-        data: where the images come from.
-        resume: whether there has to be an unfinished run.
+        source: where the images come from; of images in memory no earlier run is looked for.
+        resume: whether there has to be a run that was begun. A finished one counts, and so does one that was begun
+            with other options, since it is then told what differs.
 
     Raises:
         ConfigError: there has to be one, and is none.
     """
     free = run_folder.free_name(wanted)
-    name, number = wanted, 1
-    while name != free:
-        if run_folder.is_unfinished(name) and not files.is_locked(name):
-            begun = _begun(name)
-            if begun["data"] == data and (resume or not _differences(begun["config"], config)):
-                return name
+    names, number = list[Path](), 1
+    while (name := wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")) != free:
+        names.append(name)
         number += 1
-        name = wanted.with_name(f"{wanted.name}-{number}")
-    if resume:
+    ours = [name for name in names if source.data is not None and _is_of(name, source)]
+    same = [name for name in ours if not _differences(_begun(name)["config"], config)]
+    unfinished = [name for name in same if is_unfinished(name) and not files.is_locked(name)]
+    if unfinished:
+        return unfinished[0]
+    if not resume:
+        return free
+    if not ours:
         raise ConfigError(
-            f"There is no unfinished run of {data} named {wanted} to resume. Name its folder with --out, or leave "
-            "--resume out to begin one."
+            f"There is no run of {source.data} named {wanted} to resume. Name its folder with --out, or leave --resume "
+            "out to begin one."
         )
-    return free
+    return (same or ours)[-1]
 
 
 @contextmanager
 def taken_up(
-    run: Path, config: Config, *, command: str, data: str, resume: bool, watch: Stopwatch, console: Console
+    run: Path, config: Config, *, command: str, source: Source, resume: bool, watch: Stopwatch, console: Console
 ) -> Iterator[Continuation]:
     """Begin a run, or go on with an unfinished one; within the `with` block no other process can.
 
@@ -99,7 +133,7 @@ def taken_up(
         run: its folder.
         config: what is asked for; of an unfinished run the same as when it was begun.
         command: that does it.
-        data: where the images come from.
+        source: where the images come from.
         resume: whether there has to be an unfinished run.
         watch: to which the seconds that an unfinished run has taken are added.
         console: told that a run is gone on with.
@@ -108,34 +142,89 @@ def taken_up(
         ConfigError: the folder holds something else, or something else was asked for.
         ResourceError: another process works in the folder, or it cannot be written.
     """
-    unfinished = run_folder.is_unfinished(run)
-    if not unfinished:
-        run_folder.require_free(run)
-        if resume:
-            raise ConfigError(f"There is no unfinished run in {run} to resume. Leave --resume out to begin one.")
-        files.make_folder(run)
+    made = not run.exists()
+    _require_ours(run, resume=resume)
+    files.make_folder(run)
     with files.locked(run):
-        folder = run / run_folder.CHECKPOINTS
+        unfinished = _require_ours(run, resume=resume)  # again: another process may have ended meanwhile
         if unfinished:
-            _require_same(run, config)
+            require_same(run, config)
             files.remove_leftovers(run)
         else:
-            files.make_folder(folder)
-            _write_begun(folder / BEGUN, config, command, data)
-        checkpoints = Checkpoints(folder, watch.elapsed, console.say)
+            files.make_folder(run / run_folder.CHECKPOINTS)
+            _write_begun(run, config, command, source)
+        begun = _begun(run)
+        checkpoints = Checkpoints(run / run_folder.CHECKPOINTS, watch.elapsed, console.say)
         watch.already(checkpoints.seconds_spent())
+        elsewhere = _elsewhere(begun.get("machine")) if unfinished else ()
         if unfinished:
             console.say(f"Going on with {run}, which has taken {watch.earlier:.0f} s so far")
+        for text in elsewhere:
+            console.say(f"  {text}: the last bits of the weights may differ from those of an uninterrupted run")
         try:
-            yield Continuation(checkpoints, unfinished, _selected(checkpoints))
+            selection = _selected(run, checkpoints)
+            yield Continuation(checkpoints, unfinished, str(begun["command"]), elsewhere, selection)
             _clear(checkpoints, console)
         except Interrupted as interruption:
-            interruption.go_on = to_go_on(command, run)
+            interruption.go_on = command_to_go_on(command, run)
             raise
         except SteadylensError:
             if not unfinished and not (run / run_folder.INDEX).exists():
-                files.remove(run)  # nothing was begun that could be gone on with
+                _undo(run, made=made)  # nothing was begun that could be gone on with
             raise
+        finally:
+            with suppress(SteadylensError):  # whatever else there was to say has been said
+                checkpoints.settle()
+
+
+def require_same(run: Path, config: Config) -> None:
+    """Raise a ConfigError where something else is asked for than when the run was begun."""
+    begun = _begun(run)
+    differences = _differences(begun["config"], config)
+    if begun.get("steadylens_version") != __version__:
+        differences.append(f"steadylens was {begun.get('steadylens_version')} and is now {__version__}")
+    if differences:
+        raise ConfigError(
+            f"{run} was begun otherwise: {'; '.join(differences)}. Go on with it as it was begun "
+            f"({begun['command']}), or begin another run with --out."
+        )
+
+
+def require_same_images(run: Path, index: ImageIndex, splits: Splits) -> None:
+    """Raise a DataError where the images are no longer those that the run was begun with."""
+    path = run / run_folder.INDEX
+    try:
+        before = _rows_of(pq.read_table(pa.BufferReader(path.read_bytes())))
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}), so nobody can tell whether the images are the same. Begin another run "
+            "with --out."
+        ) from error
+    differences = _differences_of_images(before, _rows_of(run_folder.index_table(index, splits)))
+    if differences:
+        raise DataError(
+            f"The images are not those that {run} was begun with: {'; '.join(differences)}. Bring them back as they "
+            "were to go on with it, or begin another run with --out."
+        )
+
+
+def _require_ours(run: Path, *, resume: bool) -> bool:
+    """Whether there is an unfinished run in the folder; a ConfigError where it holds something else."""
+    if is_unfinished(run):
+        return True
+    run_folder.require_free(run)
+    if resume:
+        raise ConfigError(f"There is no unfinished run in {run} to resume. Leave --resume out to begin one.")
+    return False
+
+
+def _undo(run: Path, *, made: bool) -> None:
+    """Take away what a run that could not begin has made, and nothing else."""
+    with suppress(ResourceError):
+        files.remove(run / run_folder.CHECKPOINTS)
+        files.remove(run / files.LOCK)
+    if made:
+        files.remove_if_empty(run)
 
 
 def _clear(checkpoints: Checkpoints, console: Console) -> None:
@@ -146,85 +235,87 @@ def _clear(checkpoints: Checkpoints, console: Console) -> None:
         console.say(f"  The run is finished, but its checkpoints are still there: {error}")
 
 
-def to_go_on(command: str, run: Path) -> str:
-    """The command that goes on with a run that `command` began."""
-    words = shlex.split(command) if command.startswith("steadylens ") else ["steadylens", "train", "DATA"]
-    if not any(word == "--out" or word.startswith("--out=") for word in words):
-        words += ["--out", str(run)]
-    return shlex.join(words if "--resume" in words else [*words, "--resume"])
+# An image as index.parquet has it: its path, label, split and content, or why it was refused.
+_Row = tuple[str, str, str, str, str | None]
 
 
-def require_same_images(run: Path, index: ImageIndex, splits: Splits) -> None:
-    """Raise a DataError where the images are no longer those that the run was begun with."""
-    try:
-        before = pq.read_table(io_of(run / run_folder.INDEX))
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{run / run_folder.INDEX} cannot be read ({error}). Begin another run.") from error
-    differences = _differences_of_images(_rows_of(before), _rows_of(run_folder.index_table(index, splits)))
-    if differences:
-        raise DataError(
-            f"The images are not those that {run} was begun with: {'; '.join(differences)}. Bring them back as they "
-            "were to go on with it, or begin another run with --out."
-        )
+def _rows_of(table: pa.Table) -> list[_Row]:
+    names = ("path", "label", "split", "sha256", "refusal")
+    return list(zip(*(table[name].to_pylist() for name in names), strict=True))
 
 
-def io_of(path: Path) -> pa.BufferReader:
-    """A file's content, read whole: nothing stays open."""
-    return pa.BufferReader(path.read_bytes())
-
-
-def _rows_of(table: pa.Table) -> dict[str, tuple[str, ...]]:
-    """What matters of each image: its label, split and content, or why it was refused."""
-    names = ("label", "split", "sha256", "refusal")
-    columns = zip(*(table[name].to_pylist() for name in names), strict=True)
-    return dict(zip(table["path"].to_pylist(), columns, strict=True))
-
-
-def _differences_of_images(before: Mapping[str, tuple[str, ...]], now: Mapping[str, tuple[str, ...]]) -> list[str]:
-    both = [path for path in before if path in now and before[path] != now[path]]
+def _differences_of_images(before: Sequence[_Row], now: Sequence[_Row]) -> list[str]:
+    was, here = {row[0]: row for row in before}, {row[0]: row for row in now}
+    both = [path for path in was if path in here]
     kinds = {
-        "gone": [path for path in before if path not in now],
-        "new": [path for path in now if path not in before],
-        "of another class": [path for path in both if before[path][0] != now[path][0]],
-        "of other content": [path for path in both if before[path][2] != now[path][2]],
-        "refused for another reason": [path for path in both if before[path][3] != now[path][3]],
-        "in another split": [path for path in both if before[path][1] != now[path][1]],
+        "gone": [path for path in was if path not in here],
+        "new": [path for path in here if path not in was],
+        "of another class": [path for path in both if was[path][1] != here[path][1]],
+        "of other content": [path for path in both if was[path][3] != here[path][3]],
+        "refused for another reason": [path for path in both if was[path][4] != here[path][4]],
+        "in another split": [path for path in both if was[path][2] != here[path][2]],
     }
-    return [f"{len(paths):,} {kind} ({_named(paths)})" for kind, paths in kinds.items() if paths]
+    found = [f"{len(paths):,} {kind} ({_shown(paths)})" for kind, paths in kinds.items() if paths]
+    if not found and list(before) != list(now):
+        found.append("they come in another order, or some come more often")
+    return found
 
 
-def _named(paths: list[str]) -> str:
+def _shown(paths: Sequence[str]) -> str:
     more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
     return ", ".join(paths[:_NAMED]) + more
 
 
-def _write_begun(path: Path, config: Config, command: str, data: str) -> None:
+def _write_begun(run: Path, config: Config, command: str, source: Source) -> None:
     begun = {
         "steadylens_version": __version__,
         "command": command,
         "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "data": data,
+        "data": source.data,
+        "others": source.others,
         "budget": config.budget,
         "config": _as_json(config),
+        "machine": _machine(),
     }
-    files.write_json(path, begun)
+    files.write_json(run / BEGUN, begun)
 
 
 def _as_json(config: Config) -> dict[str, Any]:
     """What determines the run, as JSON values: neither who was told of it, nor which values were the defaults."""
-    return {field.name: getattr(config, field.name) for field in fields(Config) if field.name not in ("given", "log")}
+    return {f.name: getattr(config, f.name) for f in fields(Config) if f.name not in ("given", "log")}
+
+
+def _machine() -> dict[str, Any]:
+    """What rounds in another way where it is another."""
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "processor": cpu_name()}
+
+
+def _elsewhere(before: object) -> tuple[str, ...]:
+    was = before if isinstance(before, dict) else {}
+    return tuple(
+        f"{name} was {was.get(name)} and is now {value}" for name, value in _machine().items() if was.get(name) != value
+    )
 
 
 def _begun(run: Path) -> dict[str, Any]:
-    path = run / run_folder.CHECKPOINTS / BEGUN
+    path = run / BEGUN
     try:
         begun = dict(json.loads(path.read_text("utf-8")))
-        return {**begun, "config": dict(begun["config"]), "data": str(begun["data"])}
+        return {**begun, "config": dict(begun["config"]), "command": str(begun["command"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} is damaged ({error}), so nobody can tell what {run} was to become. Remove the folder, or choose "
             "another with --out."
         ) from error
+
+
+def _is_of(run: Path, source: Source) -> bool:
+    """Whether a run was begun with images from the same place; not where nobody can tell."""
+    try:
+        begun = _begun(run)
+    except ConfigError:
+        return False
+    return begun.get("data") == source.data and begun.get("others") == source.others
 
 
 def _differences(asked: Mapping[str, Any], config: Config) -> list[str]:
@@ -235,21 +326,14 @@ def _differences(asked: Mapping[str, Any], config: Config) -> list[str]:
     ]
 
 
-def _require_same(run: Path, config: Config) -> None:
-    begun = _begun(run)
-    differences = _differences(begun["config"], config)
-    if begun.get("steadylens_version") != __version__:
-        differences.append(f"steadylens was {begun.get('steadylens_version')} and is now {__version__}")
-    if differences:
-        raise ConfigError(
-            f"{run} was begun otherwise: {'; '.join(differences)}. Go on with it as it was begun "
-            f"({begun.get('command')}), or begin another run with --out."
-        )
-
-
-def _selected(checkpoints: Checkpoints) -> Selection | None:
+def _selected(run: Path, checkpoints: Checkpoints) -> Selection | None:
     kept = checkpoints.outcome("selection")
     if kept is None:
         return None
-    recipe = {**kept.state["recipe"], "classes": tuple(kept.state["recipe"]["classes"])}
-    return Selection(Recipe(**recipe), kept.state["why"], kept.state["seconds_per_image"])
+    recipe = Recipe(**{**kept.state["recipe"], "classes": tuple(kept.state["recipe"]["classes"])})
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise ResourceError(
+            f"{run} was begun on a CUDA device, and torch finds none here. Go on with it where there is one, or begin "
+            "another run with --out."
+        )
+    return Selection(recipe, kept.state["why"], kept.state["seconds_per_image"])

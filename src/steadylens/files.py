@@ -128,6 +128,12 @@ def remove(path: Path) -> None:
             _unlink(path)
 
 
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder where nothing is in it."""
+    with suppress(OSError):
+        _remove_empty(folder)
+
+
 def remove_leftovers(folder: Path, *, older_than_s: float = 0.0) -> tuple[Path, ...]:
     """Remove the temporary files that killed processes left in a folder and below it; return which they were.
 
@@ -158,7 +164,14 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     with ExitStack() as held:
         with _as_resource_error(path):
-            taken = _taken(held.enter_context(_open(path, "ab")))
+            file = held.enter_context(_open(path, "ab"))
+        try:
+            taken = _taken(file) and _is_still(path, file)
+        except OSError as error:
+            raise ResourceError(
+                f"{folder} is on a file system that has no locks ({error.strerror}), so nothing keeps a second process "
+                "out of it. Choose another folder."
+            ) from error
         if not taken:
             raise ResourceError(
                 f"Another process is working in {folder}. Wait until it has ended, or choose another folder."
@@ -236,6 +249,14 @@ def _taken(file: IO[bytes]) -> bool:
         else:
             return True
     return False
+
+
+def _is_still(path: Path, file: IO[bytes]) -> bool:
+    """Whether a file is the one that its name stands for: who held the lock may have removed it meanwhile."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _length_of_whole_lines(file: IO[bytes]) -> int:
@@ -321,6 +342,10 @@ def _sync_folder(folder: Path) -> None:
 
 def _unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
+
+
+def _remove_empty(path: Path) -> None:
+    path.rmdir()
 
 
 def _remove_tree(path: Path) -> None:

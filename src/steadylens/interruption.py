@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Interrupted(BaseException):
-    """Whoever runs the program wants it to stop: 130 after Ctrl-C, 143 after SIGTERM.
+    """Whoever runs the program wants it to stop: 130 after Ctrl-C, 143 after SIGTERM, 129 after a terminal is closed.
 
     Not an Exception, so that nothing that mends errors takes it for one. `go_on` is the command that continues.
     """
@@ -37,10 +39,17 @@ _wish = _Wish()
 
 
 def heed_signals() -> None:
-    """From now on, Ctrl-C and SIGTERM raise `Interrupted`."""
+    """From now on, Ctrl-C, SIGTERM and a closed terminal raise `Interrupted`; what is ignored already stays so."""
     _wish.number, _wish.blocks = None, 0
-    signal.signal(signal.SIGINT, _on_signal)
-    signal.signal(signal.SIGTERM, _on_signal)
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+
+
+def ignore_signals() -> None:
+    """From now on nothing interrupts: the program is about to end."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def asked() -> bool:
@@ -73,4 +82,5 @@ def _on_signal(number: int, _frame: FrameType | None) -> None:
     _wish.number = number
     if at_once:
         leave()
-    os.write(2, b"\nsteadylens: finishing this step, to save it. Once more stops at once.\n")  # safe in a handler
+    with suppress(OSError):  # who read it may have got the same signal
+        os.write(2, b"\nsteadylens: finishing this step, to save it. Once more stops at once.\n")  # safe in a handler

@@ -15,7 +15,7 @@ from torch import nn
 from steadylens import __version__, interruption
 from steadylens.config import Config, Recipe
 from steadylens.console import Console
-from steadylens.continuation import Continuation, require_same_images, taken_up
+from steadylens.continuation import Continuation, Source, require_same, require_same_images, taken_up
 from steadylens.data.audit import unless_kept
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.findings import by_seriousness
@@ -36,6 +36,7 @@ from steadylens.report.audit_section import paths_to_draw
 from steadylens.report.examples import choose_examples
 from steadylens.report.loggers import Loggers, open_loggers
 from steadylens.report.page import save_examples, write_page
+from steadylens.report.runs import is_finished
 from steadylens.report.thumbnails import draw_thumbnails, save_thumbnails
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.diagnosis import Diagnosis, diagnose
@@ -63,7 +64,7 @@ def train(
     config: Config,
     *,
     command: str,
-    data: str = "images",
+    source: Source | None = None,
     splits_of: Path | None = None,
     resume: bool = False,
     console: Console | None = None,
@@ -76,7 +77,7 @@ def train(
         run: folder to make; it must not exist, or be empty, or hold an unfinished run of the same images and config.
         config: what was asked for.
         command: that reproduces the run, for the report.
-        data: where the images come from, in words.
+        source: where the images come from.
         splits_of: an earlier run, or its index.parquet, whose images keep their splits.
         resume: whether there has to be a run in the folder; one that is finished is returned as it is.
         console: where progress goes; None is nowhere.
@@ -87,13 +88,14 @@ def train(
         Interrupted: where signals are heeded (see `interruption`); the same call goes on with the run.
     """
     console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
-    if resume and run_folder.is_finished(run):
+    if resume and is_finished(run):
+        require_same(run, config)
         console.say(f"{run} is finished.")
         return Run(run, run_folder.read_report(run))
-    earlier = None if splits_of is None else read_splits(splits_of)
-    continued = taken_up(run, config, command=command, data=data, resume=resume, watch=watch, console=console)
-    with open_loggers(config.log, run, console.say) as loggers, continued as begun:
-        report = _do(read, run, begun.pinned(config), command, begun, earlier, console, watch, loggers)
+    earlier, source = None if splits_of is None else read_splits(splits_of), source or Source()
+    continued = taken_up(run, config, command=command, source=source, resume=resume, watch=watch, console=console)
+    with continued as begun, open_loggers(config.log, run, console.say) as loggers:
+        report = _do(read, run, begun.pinned(config), begun, earlier, console, watch, loggers)
     return Run(run, report)
 
 
@@ -101,7 +103,6 @@ def _do(
     read: Callable[[Tally], ImageIndex],
     run: Path,
     config: Config,
-    command: str,
     begun: Continuation,
     earlier: Mapping[str, str] | None,
     console: Console,
@@ -116,8 +117,10 @@ def _do(
     _write_findings(run, prepared)
 
     with watch.stage("select"), console.stage("Selecting"):
-        selection = begun.selection or _select(prepared, config, None if budget is None else budget - watch.elapsed())
-        begun.keep_selection(selection)
+        selection = begun.selection
+        if selection is None:
+            selection = _select(prepared, config, None if budget is None else budget - watch.elapsed())
+            begun.keep_selection(selection)
         recipe = selection.recipe
         run_folder.write_recipe(run, recipe)
         loggers.recipe(contents.recipe_block(recipe))
@@ -147,8 +150,8 @@ def _do(
         _pack(run, prepared, recipe, fitted, temperature, {"validation": scores, "test": test_scores}, console)
     with watch.stage("report"), console.stage("Reporting"):
         _show_images(run, prepared, test, apply_temperature(test_logits, temperature), recipe.seed)
-        report = _report(command, prepared, selection, fitted, account, diagnosis, scores, test_scores, watch)
-        report["training"]["resumed"] = begun.resumed
+        report = _report(begun.command, prepared, selection, fitted, account, diagnosis, scores, test_scores, watch)
+        report["training"] |= {"resumed": begun.resumed, "elsewhere": list(begun.elsewhere)}
         loggers.finished(report)
         report["environment"] |= loggers.account()
         write_page(run, report)

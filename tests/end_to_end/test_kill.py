@@ -16,7 +16,7 @@ import pytest
 
 import steadylens
 from faults import assert_valid
-from steadylens.report import run_folder
+from steadylens.report import run_folder, runs
 from steadylens.training import checkpoint
 from steadylens.training.checkpoint import Checkpoints
 
@@ -87,15 +87,15 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
                 kills += 1
                 if run.exists():
                     assert_valid(run)
-                    if run_folder.is_finished(run):
+                    if runs.is_finished(run):
                         break  # killed while it tidied up
-                    if run_folder.is_unfinished(run):
+                    if runs.is_unfinished(run):
                         assert best_figure(run) <= best or best == float("inf")
                         best = min(best, best_figure(run))
             else:
                 assert code == 0
                 break
-        if not run_folder.is_finished(run):
+        if not runs.is_finished(run):
             assert ended(begun(images_folder, run, options), timeout_s=60.0) == 0
         assert_valid(run)
         model = "model/model.safetensors"

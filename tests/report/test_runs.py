@@ -17,7 +17,17 @@ import pytest
 
 from steadylens import files
 from steadylens.errors import DataError
-from steadylens.report.runs import Overview, ending, find_runs, follow, going_on, look, runs_table, state_of
+from steadylens.report.runs import (
+    Overview,
+    command_to_go_on,
+    ending,
+    find_runs,
+    follow,
+    going_on,
+    look,
+    runs_table,
+    state_of,
+)
 
 COMMAND = "steadylens train 'my photos' --budget 5m"
 MakeRun = Callable[..., Path]
@@ -323,3 +333,15 @@ def test_what_is_no_run_or_not_any_more_is_refused(make: MakeRun, tmp_path: Path
 def test_how_to_go_on(make: MakeRun, command: str | None, goes_on: str) -> None:
     run = make(command=command)
     assert going_on(seen(run)) == goes_on.format(run=run)
+
+
+@pytest.mark.parametrize(
+    ("command", "goes_on"),
+    [
+        ("steadylens train 'my photos'", "steadylens train 'my photos' --out run --resume"),
+        ("steadylens train parts --out run", "steadylens train parts --out run --resume"),
+        ("steadylens train parts --out=run --resume", "steadylens train parts --out=run --resume"),
+    ],
+)
+def test_the_command_that_goes_on(command: str, goes_on: str) -> None:
+    assert command_to_go_on(command, Path("run")) == goes_on

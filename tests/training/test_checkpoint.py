@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +58,7 @@ def test_the_last_two_positions_are_kept_each_with_its_digest(tmp_path: Path, ke
         digest = json.loads(path.read_text())["tensors"]["sha256"]
         assert digest == hashlib.sha256(path.with_suffix(".safetensors").read_bytes()).hexdigest()
     assert same(Checkpoints(tmp_path).position("training"), place(5))
-    assert kept.position("another stage") is None
+    assert kept.position("fine-tuning") is None
 
 
 def test_numbers_go_on_after_a_restart(tmp_path: Path, kept: Checkpoints) -> None:
@@ -87,7 +91,8 @@ def test_a_damaged_position_is_named_and_the_one_before_is_used(
         assert same(Checkpoints(tmp_path, say=said.append).position("training"), place(1))
         if (suffix, how) != (".json", "gone"):  # without its JSON file there never was one: a kill may leave it so
             assert len(said) == 1
-            assert "000002 is damaged" in said[0]
+            assert "000002 cannot be used" in said[0]
+            assert said[0].endswith("The one before it is used.")
 
 
 def test_nothing_whole_is_nothing(tmp_path: Path, kept: Checkpoints, said: list[str]) -> None:
@@ -101,18 +106,74 @@ def test_nothing_whole_is_nothing(tmp_path: Path, kept: Checkpoints, said: list[
     assert len(said) == 2
 
 
+def test_what_rests_on_another_outcome_is_done_again(kept: Checkpoints, said: list[str]) -> None:
+    kept.keep("selection", place(1))
+    kept.keep("trained", place(2))
+    kept.keep("test", place(3))
+    kept.save_now("training", lambda: place(4))
+    assert same(kept.outcome("test"), place(3))
+    kept.keep("trained", place(5))
+    assert kept.outcome("test") is None
+    assert same(kept.position("training"), place(4))
+    kept.keep("selection", place(6))
+    assert kept.outcome("trained") is None
+    assert kept.position("training") is None
+    assert [text.rsplit(". ", 1)[-1] for text in said] == [
+        "The stage is done again.", "The stage is done again.", "The training begins anew.",
+    ]  # fmt: skip
+    assert all("what it was made from is not there any more" in text for text in said)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_what_cannot_be_read_for_a_moment_is_not_taken_for_damaged(
+    kept: Checkpoints, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    kept.save_now("training", lambda: place(1))
+    kept.keep("probe", place(2))
+    read_bytes, read_text = Path.read_bytes, Path.read_text
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def read(path: Path, *arguments: Any) -> Any:  # noqa: ANN401 - what the real one takes and gives
+            if path.suffix == suffix:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(path, *arguments)
+
+        return read
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing(read_bytes))
+        patch.setattr(Path, "read_text", failing(read_text))
+        with pytest.raises(ResourceError, match="could not be read"):
+            kept.position("training")
+        with pytest.raises(ResourceError, match="could not be read"):
+            kept.outcome("probe")
+    assert same(kept.position("training"), place(1))
+    assert same(kept.outcome("probe"), place(2))
+
+
+def test_a_position_whose_weights_are_no_numbers_does_not_replace_a_good_one(kept: Checkpoints) -> None:
+    kept.save_now("training", lambda: place(1))
+    bad = Checkpoint({}, {"network.weight": torch.tensor([1.0, float("nan")])})
+    for _ in range(3):
+        kept.save_now("training", lambda: bad)
+    assert same(kept.position("training"), place(1))
+    infinite = Checkpoint({}, {"optimizer.0.exp_avg_sq": torch.tensor([float("inf")])})  # of which a training recovers
+    kept.save_now("training", lambda: infinite)
+    assert same(kept.position("training"), infinite)
+
+
 def test_an_outcome_stays_until_the_run_is_finished(tmp_path: Path, kept: Checkpoints) -> None:
-    (tmp_path / checkpoint.BEGUN).write_text("{}")
+    (tmp_path / "begun.json").write_text("{}")
     kept.keep("probe", place(7))
     for number in range(4):
         kept.save_now("training", lambda n=number: place(n))  # type: ignore[misc]
     assert same(kept.outcome("probe"), place(7))
-    assert kept.outcome("another") is None
+    assert kept.outcome("trained") is None
     assert kept.seconds_spent() == 12.5
     kept.keep("probe", place(8))
     assert same(kept.outcome("probe"), place(8))
     kept.clear()
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.BEGUN]
+    assert [path.name for path in tmp_path.iterdir()] == ["begun.json"]
 
 
 def test_a_training_does_not_wait_for_the_disk(
@@ -172,7 +233,6 @@ def test_positions_come_every_so_often_and_at_the_end_of_epochs_that_are_not_too
     assert not offered(epoch_ended=False)
     now += 2.0
     assert offered(epoch_ended=False)
-    assert checkpoint.EVERY_S < 60.0
 
 
 def test_a_failure_in_the_background_reaches_the_training(

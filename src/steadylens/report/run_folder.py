@@ -21,10 +21,10 @@ from steadylens.data.split import Splits
 from steadylens.errors import ConfigError, DataError
 from steadylens.report.contents import curve_row, recipe_block
 from steadylens.report.metrics_log import METRICS
-from steadylens.training.checkpoint import BEGUN
+from steadylens.report.runs import BEGUN
 from steadylens.training.state import Epoch
 
-CHECKPOINTS, INDEX = "checkpoints", "index.parquet"
+CHECKPOINTS, INDEX = BEGUN.parent.name, "index.parquet"
 
 
 def claim(run: Path) -> None:
@@ -52,16 +52,6 @@ def is_free(run: Path) -> bool:
 
 def _is_trace_of_a_start(path: Path) -> bool:
     return path.name == files.LOCK or (path.name == CHECKPOINTS and path.is_dir() and not any(path.glob("[!.]*")))
-
-
-def is_finished(run: Path) -> bool:
-    """Whether all of a run is there: report.json is written last."""
-    return (run / "report.json").is_file()
-
-
-def is_unfinished(run: Path) -> bool:
-    """Whether a run was begun and can be gone on with."""
-    return (run / CHECKPOINTS / BEGUN).is_file() and not is_finished(run)
 
 
 def read_report(run: Path) -> dict[str, Any]:

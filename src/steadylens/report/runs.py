@@ -85,13 +85,23 @@ class Overview:
         }
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether all of a run is there: report.json is written last."""
+    return (folder / "report.json").is_file()
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run was begun and can be gone on with."""
+    return (folder / BEGUN).is_file() and not is_finished(folder)
+
+
 def state_of(folder: Path) -> State | None:
     """The state of the run in a folder; None where there is no run."""
     if files.is_locked(folder):  # looked at first: a run that ends in between has its report by then
         return "running"
-    if (folder / "report.json").is_file():
+    if is_finished(folder):
         return "finished"
-    return "interrupted" if (folder / BEGUN).is_file() else None
+    return "interrupted" if is_unfinished(folder) else None
 
 
 def look(folder: Path) -> Overview | None:
@@ -209,13 +219,18 @@ def going_on(run: Overview) -> str:
         return f"To go on, give the command that began it with {shlex.join(['--out', folder, '--resume'])}."
     if not run.command.startswith("steadylens "):
         return f"To go on, make the same call with out={folder!r}: {run.command}"
+    return f"To go on: {command_to_go_on(run.command, run.folder)}"
+
+
+def command_to_go_on(command: str, folder: Path) -> str:
+    """The command that goes on with the run in a folder that another command began."""
     try:
-        words = shlex.split(run.command)
+        words = shlex.split(command)
     except ValueError:  # not as it was written
-        words = run.command.split()
+        words = command.split()
     if not any(word == "--out" or word.startswith("--out=") for word in words):
-        words += ["--out", folder]
-    return f"To go on: {shlex.join(words if '--resume' in words else [*words, '--resume'])}"
+        words += ["--out", str(folder)]
+    return shlex.join(words if "--resume" in words else [*words, "--resume"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,8 @@ def choose_backbone(config: Config, index: ImageIndex, device: str, *, seconds: 
     if config.network == "auto" and config.weights is None:
         if config.imbalance in FROM_SCRATCH_ONLY:
             found, reason = None, f"{config.imbalance} is for networks trained from scratch"
+        elif config.depth != "auto" or "width" in config.given:
+            found, reason = None, "a depth or a width was given, which networks trained from scratch have"
         else:
             found, reason = _at_hand(index, device, seconds)
         if found is None:

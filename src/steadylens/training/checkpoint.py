@@ -28,13 +28,22 @@ from steadylens import files
 from steadylens.errors import ResourceError, SteadylensError
 
 FORMAT = 1
-BEGUN = "begun.json"  # beside the checkpoints: what was asked for when the run began
+# The stages of a run, and the outcome that each rests on: made anew from another outcome, it would be another.
+RESTS_ON = {
+    "selection": "",
+    "training": "selection",
+    "probe": "selection",
+    "fine-tuning": "probe",
+    "trained": "selection",
+    "validation": "trained",
+    "test": "trained",
+}
 KEPT = 2  # positions
 EVERY_S = 45.0  # between two positions within an epoch, so that each is on the disk within a minute
 # Where epochs are short, a position is saved at the end of those only that keep its cost below this share of the time.
 COST_SHARE = 0.01
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError)
-_PATIENCE_S = 60.0  # for the last position to reach the disk, when a run ends
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, safetensors.SafetensorError)
+_PATIENCE_S = 600.0  # for a position to reach the disk, before the run stops
 
 
 @dataclass(frozen=True)
@@ -73,40 +82,52 @@ class Checkpoints:
         self._saved_at, self._cost_s = time.monotonic(), 0.0
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._said: list[str] = []
 
     def seconds_spent(self) -> float:
         """The seconds that the run had taken when the latest of its checkpoints was made; 0 where there is none."""
         return max((float(document["spent"]) for document in self._documents()), default=0.0)
 
     def outcome(self, stage: str) -> Checkpoint | None:
-        """What came of a stage; None where that is not known, or no longer."""
-        if self._folder is None or not (self._folder / f"{stage}.json").exists():
-            return None
-        return self._read(stage, "The stage is done again.")
+        """What came of a stage, one of `RESTS_ON`; None where that is not known, or no longer.
+
+        Raises:
+            ResourceError: it is there and cannot be read.
+        """
+        found = self._read(stage, stage)
+        if found is None and self._said:
+            self._say_instead("The stage is done again.")
+        return found
 
     def keep(self, stage: str, outcome: Checkpoint) -> None:
-        """Keep what came of a stage.
+        """Keep what came of a stage, one of `RESTS_ON`.
 
         Raises:
             ResourceError: it cannot be written, or a position before it could not.
         """
         self.settle()
         if self._folder is not None:
-            self._write(stage, stage, outcome)
+            self._write(stage, stage, self._digest_of(RESTS_ON[stage]), outcome)
 
     def position(self, stage: str) -> Checkpoint | None:
-        """The latest place in the training of a stage that is whole; None where there is none."""
+        """The latest place in the training of a stage that is whole; None where there is none.
+
+        Raises:
+            ResourceError: it is there and cannot be read.
+        """
         for number in sorted(self._numbers(), reverse=True):
-            found = self._read(_name(number), "The one before it is used.")
-            if found is not None and found.state["stage"] == stage:
-                return Checkpoint(found.state["course"], found.tensors)
+            found = self._read(_name(number), stage)
+            if found is not None:
+                self._say_instead("The one before it is used.")
+                return found
+        self._say_instead("The training begins anew.")
         return None
 
     def good_weights(self) -> str:
         """A sentence that says where the last good weights of a training are; "" where none are kept."""
         with suppress(ResourceError):
             self.settle()
-        number = max(self._numbers(), default=0)
+        number = max(self._numbers(), default=0)  # the last ones whose weights were numbers
         return f"The last good weights are in {self._folder}/{_name(number)}.safetensors." if number else ""
 
     def offer(self, stage: str, take: Take, *, epoch_ended: bool) -> None:
@@ -161,15 +182,16 @@ class Checkpoints:
         self._saved_at = time.monotonic()
         took = self._saved_at - begin
         number, self._next = self._next, self._next + 1
-        position = Checkpoint({"stage": stage, "course": taken.state}, taken.tensors)
-        self._writer = threading.Thread(target=self._write_position, args=(number, position, took), daemon=True)
+        what = (number, stage, self._digest_of(RESTS_ON[stage]), taken, took)
+        self._writer = threading.Thread(target=self._write_position, args=what, daemon=True)
         self._writer.start()
 
-    def _write_position(self, number: int, position: Checkpoint, took: float) -> None:
+    def _write_position(self, number: int, stage: str, of: str, position: Checkpoint, took: float) -> None:
         try:
-            if not all(t.isfinite().all() for t in position.tensors.values()):
-                return  # the training has diverged and will be stopped: the last good weights stay
-            self._write(_name(number), position.state["stage"], position)
+            weights = (t for name, t in position.tensors.items() if name.startswith(("network.", "average.")))
+            if not all(tensor.isfinite().all() for tensor in weights):
+                return  # the training has diverged, as its next loss will tell: the last good weights stay
+            self._write(_name(number), stage, of, position)
             for old in sorted(self._numbers())[:-KEPT]:
                 self._remove(_name(old))
         except BaseException as failure:  # told to the training, which alone can stop the run
@@ -183,46 +205,75 @@ class Checkpoints:
         if failure is not None:
             raise RuntimeError("A checkpoint could not be made.") from failure
 
-    def _write(self, name: str, stage: str, checkpoint: Checkpoint) -> None:
+    def _write(self, name: str, stage: str, of: str, checkpoint: Checkpoint) -> None:
         assert self._folder is not None  # noqa: S101 - for the type checker: whoever calls has looked
         weights = safetensors.torch.save(checkpoint.tensors)
         document = {
             "format": FORMAT,
             "stage": stage,
+            "of": of,
             "spent": self._spent(),
             "state": checkpoint.state,
             "tensors": {"bytes": len(weights), "sha256": files.sha256(weights)},
         }
         self._remove(name)  # what is damaged under this name must not meet half of what replaces it
         files.write_bytes(self._folder / f"{name}.safetensors", weights)
-        files.write_text(self._folder / f"{name}.json", json.dumps({**document, "sha256": _digest(document)}))
+        signed = json.dumps({**document, "sha256": _digest(document)}, allow_nan=False)
+        files.write_text(self._folder / f"{name}.json", signed)
 
     def _remove(self, name: str) -> None:
         assert self._folder is not None  # noqa: S101 - as above
         files.remove(self._folder / f"{name}.json")  # first, since it is what makes the checkpoint
         files.remove(self._folder / f"{name}.safetensors")
 
-    def _read(self, name: str, instead: str) -> Checkpoint | None:
-        assert self._folder is not None  # noqa: S101 - as above
+    def _read(self, name: str, stage: str) -> Checkpoint | None:
+        """A checkpoint of a stage, or None where there is none, or a damaged one, which is said."""
+        if self._folder is None or not (path := self._folder / f"{name}.json").exists():
+            return None
         try:
-            document = _document(self._folder / f"{name}.json")
-            content = (self._folder / f"{name}.safetensors").read_bytes()
+            document = _document(path)
+            if document["stage"] != stage:
+                return None
+            content = path.with_suffix(".safetensors").read_bytes()
             if files.sha256(content) != document["tensors"]["sha256"]:
                 raise ValueError("its digest does not match its content")
+            if document["of"] != self._digest_of(RESTS_ON[stage]):
+                raise ValueError("what it was made from is not there any more")
             return Checkpoint(document["state"], safetensors.torch.load(content))
         except _DAMAGED as error:
-            self._say(f"The checkpoint {self._folder / name} is damaged ({error}) and is not used. {instead}")
+            self._said.append(f"The checkpoint {path.with_suffix('')} cannot be used ({error}).")
             return None
+        except OSError as error:  # a disk that fails for a moment must not cost what lies on it
+            raise ResourceError(
+                f"{path.with_suffix('')} could not be read: {error.strerror or error}. Make sure that it can be, and "
+                "run the same command again."
+            ) from error
+
+    def _say_instead(self, what: str) -> None:
+        """Say what was damaged, if anything was, and what is done instead."""
+        for text in self._said:
+            self._say(f"{text} {what}")
+        self._said.clear()
+
+    def _digest_of(self, stage: str) -> str:
+        """Of the outcome of a stage as it is now, "" where there is none."""
+        if self._folder is None or not stage:
+            return ""
+        try:
+            return _digest(_document(self._folder / f"{stage}.json"))
+        except (*_DAMAGED, OSError):
+            return ""
 
     def _jsons(self) -> Iterator[Path]:
         if self._folder is not None and self._folder.is_dir():
-            yield from (path for path in sorted(self._folder.glob("*.json")) if path.name != BEGUN)
+            named = sorted(self._folder.glob("*.json"))
+            yield from (path for path in named if path.stem.isdecimal() or path.stem in RESTS_ON)
 
     def _documents(self) -> Iterator[dict[str, Any]]:
         for path in self._jsons():
             try:
                 yield _document(path)
-            except _DAMAGED:
+            except (*_DAMAGED, OSError):
                 continue  # who wants to use it will say so
 
     def _numbers(self) -> list[int]:

@@ -16,7 +16,7 @@ from steadylens.metrics import balanced_log_loss, softmax
 # compared at the best of these temperatures each, and not by how sure of themselves they happen to be.
 TEMPERATURES = np.geomspace(0.5, 8.0, 17)
 
-_COUNTED = ("figure", "epoch", "counted_from", "_offers_since")
+_COUNTED = ("epoch", "counted_from", "_offers_since")
 
 
 def tempered_log_loss(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
@@ -58,12 +58,13 @@ class BestWeights:
 
     def state(self) -> dict[str, Any]:
         """Where it is, `weights` apart, as JSON values."""
-        return {name: getattr(self, name) for name in _COUNTED}
+        return {**{name: getattr(self, name) for name in _COUNTED}, "figure": self.figure if self.weights else None}
 
     def go_to(self, state: Mapping[str, Any], weights: dict[str, Tensor]) -> None:
         """Go to where `state` and `weights` were taken."""
         for name in _COUNTED:
             setattr(self, name, state[name])
+        self.figure = float("inf") if state["figure"] is None else state["figure"]
         self.weights = weights
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steadylens import interruption
 from steadylens.config import Recipe
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
@@ -103,8 +104,8 @@ def adapt(
     if kept is None:
         looked = _look(network, train, validation, recipe, preprocessing, seconds, cache, on_features)
         kept = _probed(looked, train, validation, recipe, clusters, time.perf_counter() - begin)
+        on_epoch(Epoch(**kept.state["row"]))  # before it counts as done, as in `fit`
         checkpoints.keep("probe", kept)
-        on_epoch(Epoch(**kept.state["row"]))
     row, account = Epoch(**kept.state["row"]), dict(kept.state["account"])
     weight, bias = (kept.tensors[name].numpy() for name in ("weight", "bias"))
     Probe(weight, bias, account["strength"], account["folds"]).write_into(network.head)
@@ -186,6 +187,8 @@ def _look(
     def told(images: int) -> None:
         nonlocal computed
         computed += images
+        if interruption.asked():
+            interruption.leave()  # features count once all are there: nothing is won by going on
         on_features(min(1.0, computed / total), computed / max(1e-9, time.perf_counter() - begin))
 
     def look(images: LabelledPixels, *, mirrored: bool = False) -> Features:

@@ -5,8 +5,10 @@ What is random needs no place here: it is a function of (seed, epoch, step).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +37,7 @@ def take(training: Training, course: Course) -> Checkpoint:
         "average_steps": training.average.steps,
         "best": course.best.state(),
         "watch": training.watch.state(),
-        "curve": [asdict(row) for row in course.curve],
+        "curve": [_written(row) for row in course.curve],
     }
     return Checkpoint(state, copied(tensors))
 
@@ -56,17 +58,17 @@ def put_back(checkpoint: Checkpoint, training: Training, course: Course) -> None
     course.best.go_to(state["best"], {name: t.to(training.device) for name, t in weights.items()})
     training.watch.go_to(state["watch"])
     course.clock.go_to(state["clock"])
-    course.curve[:] = [Epoch(**row) for row in state["curve"]]
+    course.curve[:] = [_read(row) for row in state["curve"]]
     course.losses[:] = tensors["losses"].tolist()
 
 
 def outcome_of(fitted: Fitted) -> Checkpoint:
     """A finished training, to be kept."""
-    numbers = ("best_epoch", "epochs", "stopped", "seconds", "images_per_second")
+    plain = ("best_epoch", "epochs", "stopped", "seconds", "images_per_second")
     state = {
-        **{name: getattr(fitted, name) for name in numbers},
-        "curve": [asdict(row) for row in fitted.curve],
-        "kept": asdict(fitted.kept),
+        **{name: getattr(fitted, name) for name in plain},
+        "curve": [_written(row) for row in fitted.curve],
+        "kept": _written(fitted.kept),
     }
     return Checkpoint(state, copied(fitted.network.state_dict()))
 
@@ -76,7 +78,17 @@ def fitted_from(outcome: Checkpoint, network: nn.Module, preprocessing: Preproce
     network.load_state_dict(outcome.tensors)
     state = dict(outcome.state)
     curve, kept = state.pop("curve"), state.pop("kept")
-    return Fitted(network.eval(), preprocessing, tuple(Epoch(**row) for row in curve), kept=Epoch(**kept), **state)
+    return Fitted(network.eval(), preprocessing, tuple(_read(row) for row in curve), kept=_read(kept), **state)
+
+
+def _written(row: Epoch) -> dict[str, float | None]:
+    """A row as JSON values: what is not a number becomes null."""
+    return {name: value if math.isfinite(value) else None for name, value in asdict(row).items()}
+
+
+def _read(row: Mapping[str, Any]) -> Epoch:
+    values: dict[str, Any] = {name: math.nan if value is None else value for name, value in row.items()}
+    return Epoch(**values)
 
 
 def _trained(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
