@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,17 @@ def cache() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="steadylens-tests-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STEADYLENS_CACHE", folder)
         yield Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """The command, run within a test, heeds signals and in the end ignores them; what follows must not inherit that."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, action in before.items():
+        if signal.getsignal(number) is not action:
+            signal.signal(number, action)
 
 
 @pytest.fixture(scope="session")
