@@ -308,10 +308,10 @@ def test_a_wrong_size_and_a_wrong_content_are_told_apart(folder: Path) -> None:
     [
         (lambda d: d["classes"].pop(), "names 2 classes, but its network tells 3 apart"),
         (lambda d: d["network"].update(classes=4, name="keras-blog"), "names 3 classes, but its network tells 4 apart"),
-        (lambda d: d["network"].update(width=0.5), r"do not fit its network: '.*' is torch\.float32 \("),
+        (lambda d: d["network"].update(width=0.5), r"do not fit its network: '.*' is 'F32' \["),
         (lambda d: d["network"].update(depth=1), "they lack"),
         (lambda d: d["network"].update(name="nothing"), "does not describe a whole model"),
-        (lambda d: d["network"].update(width="wide"), "does not describe a whole model"),
+        (lambda d: d["network"].update(width="wide"), "has a width with which it cannot predict"),
         (lambda d: d["network"].pop("depth"), "does not describe a whole model"),
         (lambda d: d.pop("calibration"), "does not describe a whole model"),
         (lambda d: d.update(preprocessing=[1, 2]), "does not describe a whole model"),
@@ -320,7 +320,7 @@ def test_a_wrong_size_and_a_wrong_content_are_told_apart(folder: Path) -> None:
         (lambda d: d["preprocessing"].update(background=[0, 0, 0]), "wants images prepared in another way"),
         (lambda d: d.pop("files"), r"does not list model\.safetensors"),
         (lambda d: d["files"].clear(), r"does not list model\.safetensors"),
-        (lambda d: d["files"].update({"model.safetensors": "abc"}), "bytes in place of None"),
+        (lambda d: d["files"].update({"model.safetensors": "abc"}), "with None bytes, which do not fit its network"),
         (lambda d: d["files"].update({"../outside": {}}), "outside is missing"),
     ],
 )
@@ -338,8 +338,8 @@ def test_a_forged_document_is_refused(
     [
         (lambda t: t.pop("head.bias"), "they lack 'head.bias'"),
         (lambda t: t.update({"other": torch.zeros(1)}), "beyond what the network has, 'other'"),
-        (lambda t: t.update({"head.bias": torch.zeros(4)}), r"'head.bias' is torch.float32 \(4,\) in place of"),
-        (lambda t: t.update({"head.bias": torch.zeros(3).half()}), r"'head.bias' is torch.float16 \(3,\) in place of"),
+        (lambda t: t.update({"head.bias": torch.zeros(4)}), r"'head.bias' is 'F32' \[4\] in place of"),
+        (lambda t: t.update({"head.bias": torch.zeros(3).half()}), r"'head.bias' is 'F16' \[3\] in place of"),
         (lambda t: t["head.bias"].fill_(float("nan")), "NaN or infinity in 'head.bias'"),
         (lambda t: t["head.weight"].view(-1)[-1:].fill_(float("inf")), "NaN or infinity in 'head.weight'"),
     ],

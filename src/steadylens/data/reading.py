@@ -46,7 +46,7 @@ def in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], *, 
     """Yield `function` of every item, in order, computed on all processors a `piece` of items at a time.
 
     Only a few pieces wait to be taken, whatever the number of items. Reading, hashing and Pillow's
-    decoding all release the interpreter lock.
+    decoding all release the interpreter lock. An interruption is not held up by a read that does not end.
     """
     threads = os.cpu_count() or 1
     waiting: deque[Future[list[_Result]]] = deque()
@@ -59,7 +59,7 @@ def in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], *, 
         while waiting:
             yield from waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _apply(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:

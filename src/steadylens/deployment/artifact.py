@@ -8,13 +8,16 @@ malice: whoever can rewrite the folder can also write a new digest.
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,7 @@ from torch import Tensor, nn
 import steadylens
 from steadylens import files
 from steadylens.data.images import BACKGROUND, FITS, RESIZE_FILTERS, Preprocessing
+from steadylens.deployment import weights
 from steadylens.errors import ArtifactError, ConfigError
 from steadylens.models import NetworkSpec, build
 
@@ -31,6 +35,9 @@ DOCUMENT = "model.json"
 WEIGHTS = "model.safetensors"
 # Of the steps that `data.images.decode` takes: raised when they give other pixels for the same bytes.
 DECODER_VERSION = 1
+# Far above what any training makes, and low enough for memory: of the document's bytes, of a network, of its images.
+LARGEST_DOCUMENT = 2**26
+DEEPEST, WIDEST, LARGEST_IMAGE, LARGEST_ARGUMENT = 1000, 1000.0, 16384, 16384
 
 AGAIN = "Copy the whole folder again from where it was made, or make it again by training."
 
@@ -87,9 +94,12 @@ def pack(
     """
     tensors = {name: _to_store(tensor) for name, tensor in network.state_dict().items()}
     _check_classes(folder, classes, spec)
+    _check_numbers(folder, spec, preprocessing, temperature)
     _check_preprocessing(folder, preprocessing, DECODER_VERSION)
-    _check_tensors(folder, tensors, build_quietly(spec).state_dict())
-    weights = safetensors.torch.save(tensors)
+    expected = build_quietly(spec).state_dict()
+    weights.check_names(tensors, expected, str(folder), AGAIN)
+    content = safetensors.torch.save(tensors)
+    weights.read(content, expected, str(folder), AGAIN)
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -100,11 +110,11 @@ def pack(
         "calibration": {"temperature": float(temperature)},
         "scores": dict(scores),
         "recipe": dict(recipe),
-        "files": {WEIGHTS: {"sha256": files.sha256(weights), "bytes": len(weights)}},
+        "files": {WEIGHTS: {"sha256": files.sha256(content), "bytes": len(content)}},
     }
     # The digest is taken from what a reader will see: keys as text, tuples as lists.
     document = json.loads(json.dumps(document, allow_nan=False))
-    _write_folder(folder, {WEIGHTS: weights}, {**document, "digest": _digest(document)})
+    _write_folder(folder, {WEIGHTS: content}, {**document, "digest": _digest(document)})
 
 
 def load(folder: Path) -> Artifact:
@@ -114,23 +124,27 @@ def load(folder: Path) -> Artifact:
         ArtifactError: it is missing, damaged, incomplete, of a newer version, or holds what it does not list.
     """
     document = read_document(folder)
-    contents = _read_files(folder, document)
+    listed = _listed(folder, document)
     try:
         spec = NetworkSpec(**document["network"])
         stored = dict(document["preprocessing"])
         decoder_version = stored.pop("decoder_version")
         preprocessing = _preprocessing(stored)
-        classes = tuple(str(name) for name in document["classes"])
-        temperature = float(document["calibration"]["temperature"])
+        classes = tuple(_list(document["classes"]))
+        temperature = document["calibration"]["temperature"]
         _check_classes(folder, classes, spec)
-        network = build_quietly(spec)
-    except (KeyError, TypeError, ValueError, ConfigError, RuntimeError) as error:
+        _check_numbers(folder, spec, preprocessing, temperature)
+        with torch.device("meta"):  # names and shapes alone, without the memory
+            expected = build_quietly(spec).state_dict()
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, ConfigError, RuntimeError) as error:
         raise ArtifactError(f"{folder / DOCUMENT} does not describe a whole model ({error!r}). {AGAIN}") from error
     _check_preprocessing(folder, preprocessing, decoder_version)
-    tensors = _read_tensors(folder, contents[WEIGHTS])
-    _check_tensors(folder, tensors, network.state_dict())
+    _check_size(folder / WEIGHTS, listed[WEIGHTS], weights.largest_file(expected))
+    contents = {name: _read_checked(folder / name, entry) for name, entry in listed.items()}
+    tensors = weights.read(contents[WEIGHTS], expected, str(folder / WEIGHTS), AGAIN)
+    network = build_quietly(spec)
     network.load_state_dict(tensors)
-    return Artifact(network.eval(), classes, spec, preprocessing, temperature, document)
+    return Artifact(network.eval(), classes, spec, preprocessing, float(temperature), document)
 
 
 def read_document(folder: Path) -> dict[str, Any]:
@@ -142,18 +156,18 @@ def read_document(folder: Path) -> dict[str, Any]:
     path = folder / DOCUMENT
     if not folder.is_dir():
         raise ArtifactError(f"There is no model folder {folder}. Give a finished run, or its model folder.")
-    document = _parse(path, _read(path))
+    document = _parse(path, _read(path, LARGEST_DOCUMENT))
     if document.get("format") != FORMAT:
         raise ArtifactError(f"{path} does not belong to a steadylens model. Give a finished run, or its model folder.")
     version = document.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if isinstance(version, int | float) and version > FORMAT_VERSION:
         raise ArtifactError(
             f"{path} has format version {version}, and this steadylens ({steadylens.__version__}) reads up to "
             f"{FORMAT_VERSION}. Install a newer steadylens; the model was made with "
             f"{document.get('steadylens_version', 'an unknown version')}."
         )
     unsigned = {key: value for key, value in document.items() if key != "digest"}
-    if document.get("digest") != _digest(unsigned):
+    if type(version) is not int or version != FORMAT_VERSION or document.get("digest") != _digest(unsigned):
         raise ArtifactError(f"{path} is damaged or was edited: its digest does not match its content. {AGAIN}")
     return document
 
@@ -203,13 +217,29 @@ def _replace(folder: Path, new: Path, old: Path) -> None:
         files.remove(old)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, largest: int) -> bytes:
+    """A file's bytes; it must lie in the folder itself, and be a file, and not be larger than this."""
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=_open_itself) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ArtifactError(f"{path} is not a file, so the model is damaged. {AGAIN}")
+            if status.st_size > largest:
+                raise ArtifactError(f"{path} has {status.st_size} bytes, and {largest} would be much. {AGAIN}")
+            return file.read()
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing, so the model is incomplete. {AGAIN}") from error
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ArtifactError(
+                f"{path} is a link, which a model must not hold. Copy the file itself there."
+            ) from error
         raise ArtifactError(f"{path} could not be read: {error.strerror}. Check that you may read it.") from error
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Open what has this name, not what it links to, and never wait on a pipe."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 def _parse(path: Path, content: bytes) -> dict[str, Any]:
@@ -222,8 +252,8 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
     return document
 
 
-def _read_files(folder: Path, document: Mapping[str, Any]) -> dict[str, bytes]:
-    """The bytes of every file that the document lists; they are read once, so what is checked is what is used."""
+def _listed(folder: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the document says of each file that is to be there; the folder holds these, itself, and no others."""
     listed = document.get("files")
     if not isinstance(listed, dict) or WEIGHTS not in listed:
         raise ArtifactError(f"{folder / DOCUMENT} does not list {WEIGHTS}, so the model is incomplete. {AGAIN}")
@@ -235,26 +265,37 @@ def _read_files(folder: Path, document: Mapping[str, Any]) -> dict[str, bytes]:
             f"{folder / extra[0]} is not part of the model: {DOCUMENT} does not list it. "
             "Move it out of the folder if you put it there."
         )
-    return {name: _read_checked(folder / name, entry) for name, entry in listed.items()}
+    return listed
+
+
+def _check_size(path: Path, entry: Any, largest: int) -> None:  # noqa: ANN401 - any JSON value
+    """The weights cannot be larger than the network is, whatever the document says of them."""
+    size = entry.get("bytes") if isinstance(entry, dict) else None
+    if type(size) is not int or not 0 <= size <= largest:
+        raise ArtifactError(
+            f"{path.with_name(DOCUMENT)} lists {path.name} with {size} bytes, which do not fit its network. {AGAIN}"
+        )
 
 
 def _read_checked(path: Path, entry: Any) -> bytes:  # noqa: ANN401 - any JSON value
+    """The bytes of a file that is as the document says; they are read once, so what is checked is what is used."""
     size, sha256 = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
-    if path.is_file() and path.stat().st_size != size:  # before reading: a wrong file may be huge
+    if (
+        path.is_file() and not path.is_symlink() and path.stat().st_size != size
+    ):  # before reading: a wrong file may be huge
         raise ArtifactError(
             f"{path} has {path.stat().st_size} bytes in place of {size}: it is cut off or other. {AGAIN}"
         )
-    content = _read(path)
+    content = _read(path, size if type(size) is int else 0)
     if files.sha256(content) != sha256:
         raise ArtifactError(f"{path} is damaged: its SHA-256 is not the one in {DOCUMENT}. {AGAIN}")
     return content
 
 
-def _read_tensors(folder: Path, content: bytes) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load(content)
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{folder / WEIGHTS} is not a safetensors file ({error}). {AGAIN}") from error
+def _list(value: Any) -> list[Any]:  # noqa: ANN401 - any JSON value
+    if not isinstance(value, list):
+        raise TypeError(f"a list was expected in place of {type(value).__name__}")
+    return value
 
 
 def _preprocessing(stored: Mapping[str, Any]) -> Preprocessing:
@@ -267,11 +308,43 @@ def _check_classes(folder: Path, classes: Sequence[str], spec: NetworkSpec) -> N
         raise ArtifactError(
             f"The model in {folder} names {len(classes)} classes, but its network tells {spec.classes} apart. {AGAIN}"
         )
+    if not all(isinstance(name, str) for name in classes) or len(set(classes)) != len(classes):
+        raise ArtifactError(f"The model in {folder} has classes that are no names, or a name twice. {AGAIN}")
+
+
+def _check_numbers(folder: Path, spec: NetworkSpec, preprocessing: Preprocessing, temperature: float) -> None:
+    """Every number is one that can be calculated with, and none asks for more than a training ever would."""
+    mean, std = preprocessing.mean, preprocessing.std
+    wrong = [
+        name
+        for name, fine in (
+            ("network name", isinstance(spec.name, str)),
+            ("network argument", all(map(_is_argument, spec.arguments.values()))),
+            ("depth", type(spec.depth) is int and 0 <= spec.depth <= DEEPEST),
+            ("width", _is_number(spec.width) and 0 < spec.width <= WIDEST),
+            ("image_size", type(spec.image_size) is int and 1 <= spec.image_size <= LARGEST_IMAGE),
+            ("preprocessing's image_size", preprocessing.image_size == spec.image_size),
+            ("mean", len(mean) == 3 and all(map(_is_number, mean))),
+            ("std", len(std) == 3 and all(_is_number(value) and value > 0 for value in std)),
+            ("temperature", _is_number(temperature) and temperature > 0),
+        )
+        if not fine
+    ]
+    if wrong:
+        raise ArtifactError(f"The model in {folder} has a {wrong[0]} with which it cannot predict. {AGAIN}")
+
+
+def _is_argument(value: object) -> bool:
+    return not isinstance(value, int | float) or (math.isfinite(value) and abs(value) <= LARGEST_ARGUMENT)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _check_preprocessing(folder: Path, preprocessing: Preprocessing, decoder_version: object) -> None:
     """This version's decoder gives the pixels that the network was trained on."""
-    known = preprocessing.fit in FITS and preprocessing.interpolation in RESIZE_FILTERS
+    known = preprocessing.fit in FITS and preprocessing.interpolation in tuple(RESIZE_FILTERS)
     if not known or preprocessing.background != BACKGROUND or decoder_version != DECODER_VERSION:
         raise ArtifactError(
             f"The model in {folder} wants images prepared in another way (decoder version {decoder_version}, "
@@ -280,22 +353,3 @@ def _check_preprocessing(folder: Path, preprocessing: Preprocessing, decoder_ver
             f"({steadylens.__version__}, decoder version {DECODER_VERSION}) prepares them. "
             "Install the steadylens with which it was made, or train again."
         )
-
-
-def _check_tensors(folder: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """The weights have the names, shapes and types that the network has, and every number is finite."""
-    if odd := sorted(tensors.keys() ^ expected.keys()):
-        where = "lack" if odd[0] in expected else "hold, beyond what the network has,"
-        raise ArtifactError(f"The weights of {folder} do not fit its network: they {where} '{odd[0]}'. {AGAIN}")
-    for name, tensor in tensors.items():
-        want = expected[name]
-        if tensor.shape != want.shape or tensor.dtype != want.dtype:
-            raise ArtifactError(
-                f"The weights of {folder} do not fit its network: '{name}' is {tensor.dtype} {tuple(tensor.shape)} "
-                f"in place of {want.dtype} {tuple(want.shape)}. {AGAIN}"
-            )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ArtifactError(
-                f"The weights of {folder} hold NaN or infinity in '{name}', so it cannot predict. "
-                "Train again, with a lower learning rate."
-            )

@@ -77,7 +77,8 @@ class Predictor:
         two batches are in memory at a time, however many paths there are.
         """
         remaining = iter(paths)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pool = ThreadPoolExecutor(os.cpu_count())
+        try:
             chunk = list(islice(remaining, batch))
             decoding = pool.map(partial(self._read, read), chunk)
             while chunk:
@@ -85,6 +86,8 @@ class Predictor:
                 images, decoding = list(decoding), pool.map(partial(self._read, read), following)
                 yield from zip(chunk, self._answer(images), strict=True)
                 chunk = following
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # an interruption does not wait for a read that does not end
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Calibrated probabilities (n, classes) of decoded pixels, uint8 (n, image_size, image_size, 3)."""
