@@ -75,6 +75,11 @@ def test_every_strategy_and_seed_has_a_result_of_its_own(made: Comparison) -> No
     assert json.loads((made.folder / "compare.json").read_text("utf-8")) == made.report
 
 
+def test_labels_that_were_not_checked_are_not_said_to_be(made: Comparison) -> None:
+    assert made.report["data"]["label_issues"] is None
+    assert "were checked" not in json.dumps(made.report["data"])
+
+
 def test_all_are_tested_on_the_same_images(made: Comparison) -> None:
     results = [json.loads(path.read_text("utf-8")) for path in (made.folder / "results").iterdir()]
     supports = [[row["support"] for row in one["test"]["per_class"]] for one in results]

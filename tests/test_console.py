@@ -88,3 +88,23 @@ def test_an_error_in_a_stage_leaves_it(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(ValueError, match="odd"), Console().stage("Decoding"):
         raise ValueError("odd")
     assert "Decoding" not in capsys.readouterr().err  # what was not done is not said to be
+
+
+def test_what_is_live_is_drawn_anew_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = ["begun"]
+    for quiet in (False, True):
+        with Console(quiet=quiet).live(lambda: state[0]) as drawn:
+            assert not drawn
+    assert capsys.readouterr() == ("", "")
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Console(quiet=True).live(lambda: state[0]) as drawn:
+        assert not drawn
+    assert stream.getvalue() == ""
+    with Console().live(lambda: state[0]) as drawn:
+        assert drawn
+        state[0] = "ended"
+    assert "begun" in stream.getvalue()
+    assert stream.getvalue().rstrip().rpartition("begun")[2].count("ended") >= 1

@@ -193,11 +193,10 @@ def compare(
 ) -> None:
     """Try the strategies of the tutorial beside each other on your images: a table, and a page to learn from."""
     from steadylens.config import parse
-    from steadylens.training.strategies import NETWORK
 
     asked = {
-        "budget": budget, "network": NETWORK if network is None else network, "epochs": epochs,
-        "image_size": image_size, "seed": seed, "device": device,
+        "budget": budget, "network": network, "epochs": epochs, "image_size": image_size, "seed": seed,
+        "device": device,
     }  # fmt: skip
     shared = parse({name: value for name, value in asked.items() if value is not None})
 

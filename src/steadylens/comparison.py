@@ -36,7 +36,7 @@ from steadylens.training.finetune import adapt
 from steadylens.training.loop import fit
 from steadylens.training.selection import Selection, choose_device, choose_precision, select
 from steadylens.training.state import Fitted, Step
-from steadylens.training.strategies import AUTO, Strategy, choose_strategies, config_of
+from steadylens.training.strategies import AUTO, NETWORK, Strategy, choose_strategies, config_of
 
 DEFAULT_BUDGET_S = 1800.0
 PAGE_S = 15.0  # of the budget, set aside for the intervals of the differences and the page
@@ -73,7 +73,8 @@ def compare(
     Args:
         read: gives the index of the images (see `data.sources`).
         folder: to make, or that of a comparison that was interrupted.
-        shared: what all trainings share; its budget is that of the whole comparison, of which each gets an equal share.
+        shared: what all trainings share; its budget is that of the whole comparison, of which each gets an equal share,
+            and its network, where it is "auto", the tutorial's.
         strategies: names of `training.strategies`; None is all of them. Plain is always among them.
         seeds: how many trainings of each strategy, with the seeds from `shared.seed` on. The splits are those of the
             first.
@@ -87,6 +88,7 @@ def compare(
         SteadylensError: see `errors`.
     """
     console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
+    shared = replace(shared, network=NETWORK) if shared.network == "auto" else shared
     chosen = choose_strategies(strategies, shared.network)
     budget = shared.budget or (None if shared.epochs else DEFAULT_BUDGET_S)
     jobs = [(strategy, shared.seed + k) for k in range(seeds) for strategy in chosen]
@@ -101,17 +103,13 @@ def compare(
         experiment = _Experiment(read, prepared, shared, settings["seconds_each"])
         results = _do_all(experiment, jobs, folder / RESULTS, console)
         with console.stage("Comparing"):
-            test = prepared.part(prepared.splits.test)
-            block = comparison_block(chosen, results, test.labels, prepared.store.index.classes, seed=shared.seed)
             report = {
                 "schema": SCHEMA,
                 "steadylens_version": __version__,
                 "command": command,
                 "settings": settings,
-                "data": contents.data_block(
-                    prepared.store.index, prepared.splits, prepared.findings, prepared.near, foreign=False
-                ),
-                **block,
+                "data": _data(prepared),
+                **_compared(prepared, chosen, results, shared.seed),
                 "environment": contents.environment(),
             }
             files.write_json(folder / "compare.json", report)
@@ -127,6 +125,20 @@ class _Experiment:
     prepared: Prepared
     shared: Config
     seconds: float | None
+
+
+def _data(prepared: Prepared) -> dict[str, Any]:
+    """What images there were; unlike a run, a comparison does not check their labels."""
+    index, splits = prepared.store.index, prepared.splits
+    block = contents.data_block(index, splits, prepared.findings, prepared.near, foreign=False)
+    return {**block, "label_issues": None, "notes": [*index.notes, *splits.notes]}
+
+
+def _compared(
+    prepared: Prepared, strategies: Sequence[Strategy], results: Sequence[dict[str, Any]], seed: int
+) -> dict[str, Any]:
+    index, rows = prepared.store.index, prepared.splits.test
+    return comparison_block(strategies, results, index.labels[rows], index.classes, seed=seed)
 
 
 def _do_all(

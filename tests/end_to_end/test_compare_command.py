@@ -8,18 +8,33 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from steadylens import cli
 
 COMPARE = [sys.executable, "-m", "steadylens.cli", "compare"]
 PARTS = ["--epochs", "2", "--strategies", "class-weights,l2"]
 
 
-def compare(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - our own command
-        [*COMPARE, *map(str, arguments)], cwd=folder, capture_output=True, text=True, check=False, timeout=300
-    )
+def leave(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The exit code of the entry point in this process, which spares the seconds that imports take."""
+    monkeypatch.setattr(sys, "argv", ["steadylens", *words])
+    monkeypatch.setattr(cli, "STARTED", time.perf_counter())
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    return int(exit_.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Puts back what the entry point does to signals."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, action in before.items():
+        signal.signal(number, action)
 
 
 def test_a_killed_comparison_goes_on_with_the_same_command(images_folder: Path, tmp_path: Path) -> None:
@@ -34,7 +49,7 @@ def test_a_killed_comparison_goes_on_with_the_same_command(images_folder: Path, 
         os.kill(process.pid, signal.SIGKILL)
     done = {path.name: path.read_bytes() for path in results.glob("*-0.json")}
     assert "plain-0.json" in done
-    finished = compare(images_folder, *PARTS, folder=tmp_path)
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603
     assert finished.returncode == 0, finished.stderr
     assert {name: (results / name).read_bytes() for name in done} == done
     assert {path.name for path in results.iterdir()} >= {"plain-0.json", "class-weights-0.json", "l2-0.json"}
@@ -44,16 +59,18 @@ def test_a_killed_comparison_goes_on_with_the_same_command(images_folder: Path, 
         assert line.startswith(name)
     assert "3/3  l2, seed 0: balanced accuracy" in finished.stderr
     assert "\x1b" not in finished.stdout + finished.stderr
-
-    again = compare(images_folder, *PARTS, "--json", "--quiet", folder=tmp_path)
-    assert again.stderr == ""
-    report = json.loads(again.stdout)
-    assert report == json.loads((results.parent / "compare.json").read_text("utf-8"))
+    report = json.loads((results.parent / "compare.json").read_text("utf-8"))
     assert [row["name"] for row in report["strategies"]] == ["plain", "class-weights", "l2"]
 
-    other = compare(images_folder, "--epochs", "3", "--strategies", "class-weights,l2", folder=tmp_path)
-    assert other.returncode == 2
-    assert "epochs: 2 then, 3 now" in other.stderr
+
+def test_json_is_the_document_and_quiet_says_nothing_else(
+    images_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--epochs", "1", "--strategies", "plain", "--out", str(tmp_path / "made"), "--json", "--quiet"]
+    assert leave(monkeypatch, "compare", str(images_folder), *words) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert json.loads(said.out) == json.loads((tmp_path / "made" / "compare.json").read_text("utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -66,8 +83,12 @@ def test_a_killed_comparison_goes_on_with_the_same_command(images_folder: Path, 
     ],
 )
 def test_what_cannot_be_compared_is_refused(
-    images_folder: Path, tmp_path: Path, words: list[str], complaint: str
+    images_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    complaint: str,
 ) -> None:
-    refused = compare(images_folder, *words, folder=tmp_path)
-    assert refused.returncode == 2
-    assert complaint in refused.stderr
+    assert leave(monkeypatch, "compare", str(images_folder), "--out", str(tmp_path / "made"), *words) == 2
+    assert complaint in capsys.readouterr().err

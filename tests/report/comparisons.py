@@ -39,7 +39,9 @@ def result(strategy: str, seed: int, skill: float, train: float = 0.9, **changes
     )  # fmt: skip
     return {
         "schema": 1, "strategy": strategy, "seed": seed,
-        "recipe": {"network": "cnn-s", "imbalance": "none", "augment": "off", "mixup": 0.7, "l2": 0.05},
+        "recipe": {"network": "cnn-s", "imbalance": "none", "augment": "off", "mixup": 0.7, "l2": 0.05,
+            "early_stopping": 5 * (strategy == "early-stopping"),
+        },
         "why": {"network": "given"}, "parameters": 1000,
         "training": {
             "epochs": 4, "best_epoch": 4, "stopped": "early", "total_seconds": 12.5, "images_per_second": 900.0,

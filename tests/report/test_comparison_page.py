@@ -61,6 +61,11 @@ def test_what_comes_from_outside_is_escaped(tmp_path: Path) -> None:
     assert not page.named("x")
 
 
+def test_a_best_epoch_is_marked_only_where_it_was_looked_for(tmp_path: Path) -> None:
+    page_of(tmp_path, [*FEW, result("early-stopping", 0, 1.0)])
+    assert (tmp_path / "compare.html").read_text("utf-8").count(">best epoch: 4<") == 1
+
+
 def test_capacity_is_drawn_where_it_was_tried(tmp_path: Path) -> None:
     assert "Capacity" in page_of(tmp_path, ALL).text
     assert "Training figures rise with capacity" not in page_of(tmp_path, FEW).text

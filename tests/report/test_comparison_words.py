@@ -51,6 +51,13 @@ def test_the_gap_is_compared_with_plains(train: float, how: str) -> None:
     assert f"The gap between training and validation {how}" in row["text"]
 
 
+def test_a_gap_below_zero_keeps_its_sign() -> None:
+    (row,) = rows_of(result("plain", 0, 2.0, train=0.5))
+    assert row["gap"] < 0
+    assert f"a gap of {points(row['gap'])} to validation: it underfits." in row["text"]
+    assert "\u2212" in points(row["gap"])
+
+
 def test_capacity_early_stopping_and_auto_say_what_they_did() -> None:
     rows = rows_of(
         result("plain", 0, 1.0), result("early-stopping", 0, 1.0), result("capacity-l", 0, 1.2, parameters=4500),

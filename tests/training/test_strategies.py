@@ -55,6 +55,7 @@ def test_all_are_chosen_but_what_is_plain_already() -> None:
 def test_plain_is_always_among_those_chosen_and_the_order_is_kept() -> None:
     assert [one.name for one in choose_strategies(["l2", "focal"], NETWORK)] == ["plain", "focal", "l2"]
     assert [one.name for one in choose_strategies(["plain"], NETWORK)] == ["plain"]
+    assert [one.name for one in choose_strategies([], NETWORK)] == ["plain"]
 
 
 def test_what_is_not_known_is_refused_with_all_that_is_wrong() -> None:

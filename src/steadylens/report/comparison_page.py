@@ -64,11 +64,12 @@ def write_comparison_page(folder: Path, report: Mapping[str, Any]) -> Path:
 
 
 def _curve(row: Mapping[str, Any]) -> Markup:
-    """Balanced accuracy over the epochs of the first training."""
+    """Balanced accuracy over the epochs of the first training; the best is marked where it was looked for and kept."""
     curve = row["curve"]
     series = [[figures.finite(one[f"{part}_balanced_accuracy"]) for one in curve] for part in ("train", "validation")]
     first = row["trainings"][0]
     name = f"Balanced accuracy, {row['title']}, seed {first['seed']}"
     epochs = [int(one["epoch"]) for one in curve]
-    drawn = plots.learning_curves(epochs, *series, best_epoch=first["best_epoch"], name=name, as_percent=True)
+    best = first["best_epoch"] if row["recipe"]["early_stopping"] else None
+    drawn = plots.learning_curves(epochs, *series, best_epoch=best, name=name, as_percent=True)
     return Markup(drawn)  # noqa: S704 - serialised by ElementTree, which escapes

@@ -20,7 +20,7 @@ def what_happened(row: Row, reference: Row | None) -> str:
                 f"It reaches {_value(row, 'balanced_accuracy')} balanced accuracy, and recognises "
                 f"{_value(row, _WORST)} of the images of the class that it finds least, {plain(row['worst_class'])}.",
                 f"On the training images themselves it reaches {percent(row['train_balanced_accuracy'])}, a gap of "
-                f"{_amount(row['gap'])} to validation: {_VERDICTS[row['verdict']]}.",
+                f"{_signed(row['gap'])} to validation: {_VERDICTS[row['verdict']]}.",
             ]
         )
     return " ".join([_balanced(row), _worst(row, reference), _gap(row, reference), *_own(row, reference)])
@@ -76,6 +76,11 @@ def _amount(share: float) -> str:
     return points(abs(share)).removeprefix("+")
 
 
+def _signed(gap: float) -> str:
+    """A gap; where validation is the better of the two, it is below zero."""
+    return points(gap).removeprefix("+")
+
+
 def _range(low: float, high: float) -> str:
     return f"{points(low).removesuffix(_UNIT)} to {points(high)}"
 
@@ -103,7 +108,7 @@ def _worst(row: Row, reference: Row) -> str:
 def _gap(row: Row, reference: Row) -> str:
     change = float(row["gap"]) - float(reference["gap"])
     how = "stays" if abs(change) < _HARDLY else f"{'narrows' if change < 0 else 'widens'} by {_amount(change)}"
-    where = f"at {_amount(row['gap'])}" if how == "stays" else f"to {_amount(row['gap'])}"
+    where = f"at {_signed(row['gap'])}" if how == "stays" else f"to {_signed(row['gap'])}"
     said = _VERDICTS[row["verdict"]]
     still = " still" if row["verdict"] == reference["verdict"] != "good" else ""
     return f"The gap between training and validation {how} {where}: {said.replace('it ', f'it{still} ', 1)}."

@@ -152,7 +152,7 @@ def choose_strategies(names: Sequence[str] | None, network: str) -> tuple[Strate
             wrong.append(f"{name} is what plain is with --network {network}: leave it out.")
     if wrong:
         raise ConfigError("\n".join(wrong))
-    asked = {PLAIN, *(names or set(known) - same)}
+    asked = {PLAIN, *(set(known) - same if names is None else names)}
     return tuple(one for one in STRATEGIES if one.name in asked)
 
 
