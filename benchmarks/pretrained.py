@@ -13,8 +13,8 @@ PYTHON is the interpreter of an environment with `fastai timm safetensors scikit
 Validation images are given to all, and none of the peers trains on them. Commands run one after another. The peers run
 with glibc told to keep its memory, which makes them up to three times as fast on a processor.
 
---results keeps each finished run as a line of JSON, and what is in it already is not run again. `elsewhere` in it is how
-many processors other programs kept busy meanwhile, those of low priority left out.
+--results keeps each finished run as a line of JSON, and what is in it already is not run again. `elsewhere` in it is
+how many processors other programs kept busy meanwhile, those of low priority left out.
 
 `curve` trains on so many images of each class, and shows the probe alone beside the whole of steadylens.
 """
