@@ -80,7 +80,7 @@ def by_timm(a: argparse.Namespace, said: dict[str, Any], train: Split, test: Spl
     network = network_of(a, said, classes)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05)
     images, labels = train
-    seconds = a.seconds - 10 - len(test[0]) / 40  # for starting, reading and the test images
+    seconds = a.seconds - 6 - len(test[0]) / 80  # for starting, reading and the test images
     generator = torch.Generator().manual_seed(a.seed)
     network.train()
     while (progress := (time.perf_counter() - begin) / seconds) < 1:
