@@ -115,7 +115,7 @@ def test_a_step_of_muon_moves_by_its_rate_whatever_the_gradient_measures(half: b
         step(optimizer, 0.01)
         moved.append([old - p.detach() for p, old in zip(network.parameters(), before, strict=True)])
     for one, other in zip(*moved, strict=True):
-        assert (one - other).norm() <= (0.15 if half else 1e-3) * one.norm()
+        assert (one - other).norm() <= (0.15 if half else 1e-2) * one.norm()
     inner = moved[0][4].flatten(1)  # weight of the second convolution: 6 rows of 72
     assert torch.linalg.svdvals(inner).max() == pytest.approx(0.01 * MUON_RATE, rel=0.4)
 
