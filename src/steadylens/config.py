@@ -96,7 +96,8 @@ class Recipe:
 
     `weights` says where pretrained weights came from and is "" where there are none, `weights_sha256` is of their
     file, and `arguments`, in JSON, is what their network is built with. `transfer` is "none" without them. A backbone
-    has the depth and the width that it was pretrained with: they are 0 and 1.
+    has the depth and the width that it was pretrained with: they are 0 and 1. `optimizer` is "adamw", or "muon",
+    which is Muon with AdamW beside it.
     """
 
     classes: tuple[str, ...]
@@ -127,6 +128,7 @@ class Recipe:
     arguments: str = "{}"
     transfer: str = "none"
     image_fit: str = "squash"
+    optimizer: str = "adamw"
 
 
 def parse(values: Mapping[str, Any]) -> Config:

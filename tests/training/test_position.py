@@ -34,10 +34,10 @@ PLAIN = Recipe(
 )  # fmt: skip
 EVERYTHING = replace(
     PLAIN, imbalance="logit-adjust", minority_augment=0.5, augment="strong", flip=True, l1=1e-4, l2=0.05, dropout=0.3,
-    label_smoothing=0.1, mixup=0.5, early_stopping=2, averaging=0.9, epochs=4,
+    label_smoothing=0.1, mixup=0.5, early_stopping=2, averaging=0.9, epochs=4, optimizer="muon",
 )  # fmt: skip
 DEFERRED = replace(EVERYTHING, imbalance="ldam-drw", early_stopping=1)
-KERAS = replace(EVERYTHING, network="keras-blog", depth=3)
+KERAS = replace(EVERYTHING, network="keras-blog", depth=3, optimizer="adamw")
 
 
 def images(counts: tuple[int, ...], seed: int, side: int = SIDE) -> LabelledPixels:
@@ -175,7 +175,14 @@ def test_a_finished_training_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 TUNED = replace(
-    EVERYTHING, network="timm:test_efficientnet", depth=0, width=1.0, image_size=24, transfer="fine-tune", l1=0.0
+    EVERYTHING,
+    network="timm:test_efficientnet",
+    depth=0,
+    width=1.0,
+    image_size=24,
+    transfer="fine-tune",
+    l1=0.0,
+    optimizer="adamw",
 )
 FINE = Preprocessing(24, (0.5,) * 3, (0.25,) * 3)
 PHOTOS, UNSEEN = images((30, 20, 12), 0, 24), images((12, 12, 12), 1, 24)

@@ -166,7 +166,7 @@ GIVEN = {
 def test_what_is_given_is_obeyed_and_marked_so() -> None:
     result = selected(GIVEN, seconds=50.0)
     of_weights = {"weights", "weights_sha256", "arguments", "transfer"}
-    decided_before = {"classes", "image_size", "image_fit"}
+    decided_before = {"classes", "image_size", "image_fit", "optimizer"}
     assert {*GIVEN, *decided_before, *of_weights} == {field.name for field in fields(Recipe)}
     for name, value in GIVEN.items():
         assert getattr(result.recipe, name) == (True if name == "flip" else value), name
@@ -343,3 +343,10 @@ def test_where_memory_is_short_speed_is_measured_on_fewer_images(monkeypatch: py
     monkeypatch.setattr(selection, "_timed", lambda *_: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(ResourceError, match="and for the smallest batch too"):
         selected({**QUICK, "network": "cnn-s"}, seconds=60.0)
+
+
+@pytest.mark.parametrize(("network", "optimizer"), [("cnn-s", "muon"), ("cnn-l", "muon"), ("keras-blog", "adamw")])
+def test_each_kind_of_network_has_its_optimizer(network: str, optimizer: str) -> None:
+    found = selected({**QUICK, "network": network, "epochs": 1})
+    assert found.recipe.optimizer == optimizer
+    assert found.why["optimizer"]

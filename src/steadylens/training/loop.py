@@ -26,7 +26,7 @@ from steadylens.training.divergence import LossWatch, cost_of_guessing, what_to_
 from steadylens.training.early_stopping import BestWeights, tempered_log_loss
 from steadylens.training.imbalance import balance, objective_of
 from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
-from steadylens.training.optimizers import Rates, adamw, rate_at, step
+from steadylens.training.optimizers import Rates, adamw, muon, rate_at, step
 from steadylens.training.position import put_back, take
 from steadylens.training.regularize import WeightAverage, mix, regularized, shrink
 from steadylens.training.state import Course, Epoch, Fitted, Step, Training
@@ -188,12 +188,18 @@ def begin(
         preprocessing=preprocessing,
         remedy=remedy,
         policy=policy_of(recipe.augment, flip=recipe.flip, minority_only=minority),
-        optimizer=adamw(network, recipe.learning_rate, recipe.l2, rates),
+        optimizer=_optimizer(network, recipe, rates),
         average=WeightAverage(network, recipe.averaging),
         watch=LossWatch(cost_of_guessing(remedy), change, good_weights),
         device=device,
         on_step=on_step,
     )
+
+
+def _optimizer(network: nn.Module, recipe: Recipe, rates: Rates | None) -> torch.optim.Optimizer:
+    if recipe.optimizer == "muon":
+        return muon(network, recipe.learning_rate, recipe.l2, half=recipe.precision == "bf16")
+    return adamw(network, recipe.learning_rate, recipe.l2, rates)
 
 
 def _save(
