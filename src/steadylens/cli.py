@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -337,7 +338,8 @@ def main() -> NoReturn:
         _leave(str(error), error.exit_code)
     except interruption.Interrupted as interrupted:
         go_on = f" Go on with: {interrupted.go_on}" if interrupted.go_on else ""
-        _leave(f"interrupted.{go_on}", interrupted.exit_code)
+        _say_last(f"interrupted.{go_on}")
+        os._exit(interrupted.exit_code)  # the interpreter would wait for threads that read from a disk that hangs
     except Exception as error:  # the last resort: whatever else gets here is ours
         from steadylens.training.memory import out_of_memory
 
@@ -354,10 +356,16 @@ def main() -> NoReturn:
 
 
 def _leave(message: str, exit_code: int) -> NoReturn:
+    _say_last(message)
+    sys.exit(exit_code)
+
+
+def _say_last(message: str) -> None:
     interruption.ignore_signals()
     with suppress(OSError):  # nobody may read it any more
         typer.echo(f"steadylens: {message}", err=True)
-    sys.exit(exit_code)
+        sys.stdout.flush()
+        sys.stderr.flush()
 
 
 def _settings(pairs: list[str]) -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from steadylens.data.store import cache_folder
 from steadylens.errors import ConfigError, DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
+from steadylens.interruption import Interrupted
 from steadylens.models import build, spec_of
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone
@@ -95,7 +97,7 @@ def compare(
     plain = config_of(chosen[0], shared)
     _require_own(folder)
     files.make_folder(folder / RESULTS)
-    with files.locked(folder):
+    with files.locked(folder), _to_go_on(command):
         prepared = prepare(read, plain, console, watch, budget)
         asked = _settings(prepared, shared, [one.name for one in chosen], seeds, budget)
         settings = _agreed(folder, asked, len(jobs), watch)
@@ -259,6 +261,16 @@ def _diagnosis(fitted: Fitted, scores: dict[str, Any]) -> dict[str, Any]:
         margin=(figure["high"] - figure["low"]) / 2,
         stopped=fitted.stopped,
     ).as_dict()
+
+
+@contextmanager
+def _to_go_on(command: str) -> Iterator[None]:
+    """Within the `with` block, an interruption names the command that goes on: the same."""
+    try:
+        yield
+    except Interrupted as interrupted:
+        interrupted.go_on = command
+        raise
 
 
 def _require_own(folder: Path) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from steadylens.training.regularize import regularized
 
-# Muon's rate, in those of AdamW beside it, its momentum and the steps of its iteration: the best of a few in short
-# trials on long-tailed CIFAR-10 (docs/benchmarks.md).
+# Muon's rate, in those of AdamW beside it, its momentum and the steps of its iteration: better than five times the rate
+# with twice the batch in a short trial on long-tailed CIFAR-10 (docs/benchmarks.md), and otherwise as usual.
 MUON_RATE, MUON_MOMENTUM, NEWTON_SCHULZ_STEPS = 10.0, 0.9, 3
 COLOURS = 3  # a first layer has no directions to balance
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steepest at 0, and near 1 from there on

@@ -138,7 +138,7 @@ def select(
 def _optimizer(network: str) -> tuple[str, str]:
     """Which optimizer trains a network, and why."""
     if network in FAMILY:
-        return "muon", "the best of three in short trials on long-tailed CIFAR-10"
+        return "muon", "better than AdamW by 2.6 points in a short trial on long-tailed CIFAR-10"
     if network.startswith(TIMM):
         return "adamw", "usual for fine-tuning"
     return "adamw", "the tutorial's, with decoupled decay"
