@@ -112,7 +112,8 @@ def best_figure(run: Path) -> dict[str, float]:
     """The figure of the best weights in each training that the run's checkpoints hold."""
     kept = Checkpoints(run / run_folder.CHECKPOINTS)
     places = {stage: kept.position(stage) for stage in POSITIONS}
-    return {stage: float(place.state["best"]["figure"]) for stage, place in places.items() if place is not None}
+    figures = {stage: place.state["best"]["figure"] for stage, place in places.items() if place is not None}
+    return {stage: float(figure) for stage, figure in figures.items() if figure is not None}
 
 
 def digest(run: Path) -> str:

@@ -62,7 +62,8 @@ def best_figure(run: Path) -> float:
     kept = Checkpoints(run / run_folder.CHECKPOINTS, say=damage.append)
     place = kept.position("training") or kept.position("fine-tuning")
     assert not damage
-    return float("inf") if place is None else float(place.state["best"]["figure"])
+    figure = None if place is None else place.state["best"]["figure"]  # None before the first measurement
+    return float("inf") if figure is None else float(figure)
 
 
 @pytest.mark.parametrize("kind", ["from scratch", "fine-tuned"])
