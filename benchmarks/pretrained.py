@@ -11,7 +11,7 @@ split. All get the same weights, the same images and the same wall time.
 `sklearn` is LogisticRegression(class_weight="balanced") on features of the images squashed to the weights' own size.
 PYTHON is the interpreter of an environment with `fastai timm safetensors scikit-learn`; without it fastai is left out.
 Validation images are given to all, and none of the peers trains on them. Commands run one after another. The peers run
-with glibc told to keep its memory, which makes them up to three times as fast on a processor.
+with glibc told to keep its memory, which is faster for large batches on a processor.
 
 --results keeps each finished run as a line of JSON, and what is in it already is not run again. `elsewhere` in it is
 how many processors other programs kept busy meanwhile, those of low priority left out.
