@@ -111,7 +111,8 @@ def test_training_follows_fixes_and_its_report_says_so(faulty: Path, tmp_path: P
     assert "2 dropped, 2 relabelled, 0 kept" in page
     assert (run / "fixes.csv").is_file()
     pictures = json.loads((run / "audit" / "thumbnails.json").read_text("utf-8"))["pictures"]
-    assert {picture["place"] for picture in pictures} == {"nut/000.png", "washer/nut.png"}
+    # And whatever a network of two epochs takes for odd.
+    assert {picture["place"] for picture in pictures} >= {"nut/000.png", "washer/nut.png"}
     write_page(run)
     assert (run / "report.html").read_text("utf-8") == page
 

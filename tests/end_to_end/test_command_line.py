@@ -361,7 +361,7 @@ def test_an_option_that_is_given_is_obeyed_and_said_to_be_given(everything_given
 
 
 def test_every_field_of_the_recipe_can_be_given(everything_given: Path) -> None:
-    assert read(everything_given / "recipe.json").keys() == {*GIVEN, *SET, *OF_WEIGHTS, "classes"}
+    assert read(everything_given / "recipe.json").keys() == {*GIVEN, *SET, *OF_WEIGHTS, "classes", "optimizer"}
 
 
 def test_flags_win_over_set_and_set_over_the_file(images_folder: Path, tmp_path: Path, invoke: Invoke) -> None:

@@ -137,7 +137,7 @@ def test_auto_without_weights_at_hand_goes_on_from_scratch_and_says_so(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    run = trained(photos, tmp_path / "run", image_size=16, width=0.1)
+    run = trained(photos, tmp_path / "run", image_size=16)
     assert run.report["selection"]["chosen"]["network"] == "cnn-s"
     why = run.report["selection"]["why"]["network"]
     assert "no pretrained weights are on this machine" in why
