@@ -73,9 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["STEADYLENS_CACHE"] = str(Path(folder) / "cache")
         measured(a.data, Path(folder) / "warm", {**options, "epochs": 1}, kept=False)
-        print(
-            "| | images/s without | images/s with | ratio | positions | waiting, s | writing, s | share of training, % |"
-        )
+        print("| | images/s without | images/s with | ratio | positions | waiting, s | writing, s | of training, % |")
         print("| --- " * 8 + "|")
         ratios, shares = [], []
         for repeat in range(a.repeats):
