@@ -16,56 +16,27 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 
-import steadylens
-from steadylens import files
 from steadylens.report import run_folder, runs
-from steadylens.training import checkpoint
 from steadylens.training.checkpoint import Checkpoints
 from steadylens.training.finetune import STAGE
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from faults import assert_valid
+from kills import begun, ended
+
 LONGEST_S = 600.0
 POSITIONS = ("training", STAGE)
-
-
-def begun(data: Path, run: Path, options: dict[str, Any]) -> int:
-    """Train in a forked process; gives its number."""
-    process = os.fork()
-    if process:
-        return process
-    code = 1
-    try:
-        checkpoint.EVERY_S, checkpoint.COST_SHARE = 0.0, 1.0
-        steadylens.train(data, out=run, quiet=True, **options)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def ended(process: int, timeout_s: float) -> int | None:
-    """The exit code of a process, or None where it goes on."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(process, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    return None
 
 
 def stage_of(run: Path) -> str:
@@ -86,26 +57,13 @@ def stage_of(run: Path) -> str:
     return "selecting" if (run / run_folder.INDEX).exists() else "reading, decoding, auditing"
 
 
-def damage(run: Path) -> list[str]:
-    """What is not whole, and whether the run is lost."""
-    found = []
-    if not (run_folder.is_free(run) or runs.is_unfinished(run) or runs.is_finished(run)):
-        found.append("the run cannot be gone on with")
-    if files.is_locked(run):
-        found.append("the lock is still held")
-    for path in run.rglob("*"):
-        try:
-            if path.name.startswith("."):
-                continue  # temporary: under no name that counts
-            if path.suffix == ".json":
-                json.loads(path.read_text("utf-8"))
-            elif path.suffix == ".jsonl":
-                [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-            elif path.suffix == ".safetensors":
-                safetensors.torch.load_file(path)
-        except Exception as error:
-            found.append(f"{path.name}: {error}")
-    return found
+def damage(run: Path) -> str:
+    """What is not whole, or that the run is lost; "" where all is well."""
+    try:
+        assert_valid(run)
+    except Exception as error:
+        return repr(error)
+    return ""
 
 
 def best_figure(run: Path) -> dict[str, float]:
@@ -152,7 +110,7 @@ def tried(kind: str, data: Path, folder: Path, options: dict[str, Any], kills: i
             worse = [stage for stage, figure in now.items() if figure > best.get(stage, figure)]
             counts["best lost"] += bool(worse)
             best |= now
-            for line in [*broken, *worse]:
+            for line in filter(None, [broken, *worse]):
                 print(f"{run}: {line}", file=sys.stderr)
             if runs.is_finished(run):
                 code = 0

@@ -35,7 +35,7 @@ from steadylens.report import contents, run_folder
 from steadylens.report.audit_section import paths_to_draw
 from steadylens.report.examples import choose_examples
 from steadylens.report.loggers import Loggers, open_loggers
-from steadylens.report.page import save_examples, write_page
+from steadylens.report.page import read_report, save_examples, write_page
 from steadylens.report.runs import is_finished
 from steadylens.report.thumbnails import draw_thumbnails, save_thumbnails
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
@@ -91,7 +91,7 @@ def train(
     if resume and is_finished(run):
         require_same(run, config)
         console.say(f"{run} is finished.")
-        return Run(run, run_folder.read_report(run))
+        return Run(run, read_report(run))
     earlier, source = None if splits_of is None else read_splits(splits_of), source or Source()
     continued = taken_up(run, config, command=command, source=source, resume=resume, watch=watch, console=console)
     with continued as begun, open_loggers(config.log, run, console.say) as loggers:

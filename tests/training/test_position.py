@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -67,19 +68,25 @@ def weights_of(network: nn.Module) -> NDArray[np.float32]:
     return torch.cat([value.flatten().float() for value in network.state_dict().values()]).numpy()
 
 
-def trained(recipe: Recipe, checkpoints: Checkpoints | None = None, crash_after: int | None = None) -> Fitted:
-    """Train in a process that knows nothing of those before it, and ends after so many steps."""
-    steps: list[Step] = []
+def crash_at(step: int | None) -> Callable[[Step], None]:
+    """What ends a process at a step, counted from its own first one; None never does."""
+    told = itertools.count(1)
 
-    def on_step(step: Step) -> None:
-        steps.append(step)
-        if len(steps) == crash_after:
+    def on_step(_: Step) -> None:
+        if next(told) == step:
             raise CrashedError
 
+    return on_step
+
+
+def trained(recipe: Recipe, checkpoints: Checkpoints | None = None, crash_after: int | None = None) -> Fitted:
+    """Train in a process that knows nothing of those before it, and ends after so many steps."""
     torch.manual_seed(recipe.seed)
     network = build(spec_of(recipe))
     torch.manual_seed(crash_after or 99)  # what a process drew before its first step makes no difference
-    return fit(network, TRAIN, VALIDATION, recipe, PREPROCESSING, checkpoints=checkpoints, on_step=on_step)
+    return fit(
+        network, TRAIN, VALIDATION, recipe, PREPROCESSING, checkpoints=checkpoints, on_step=crash_at(crash_after)
+    )
 
 
 def comparable(rows: tuple[Epoch, ...]) -> list[Epoch]:
@@ -153,16 +160,6 @@ def timed(recipe: Recipe, seconds: float, kept: Checkpoints, on_step: Callable[[
     return fit(network, TRAIN, VALIDATION, recipe, PREPROCESSING, seconds=seconds, checkpoints=kept, on_step=on_step)
 
 
-def crash_at(step: int) -> Callable[[Step], None]:
-    left = iter(range(step - 1))
-
-    def on_step(_: Step) -> None:
-        if next(left, None) is None:
-            raise CrashedError
-
-    return on_step
-
-
 def test_a_finished_training_comes_back_as_it_was(tmp_path: Path) -> None:
     whole, kept = trained(EVERYTHING), Checkpoints(tmp_path)
     kept.keep("trained", outcome_of(whole))
@@ -189,17 +186,10 @@ PHOTOS, UNSEEN = images((30, 20, 12), 0, 24), images((12, 12, 12), 1, 24)
 
 
 def tuned(weights: Path, checkpoints: Checkpoints | None = None, crash_after: int | None = None) -> Adapted:
-    steps: list[Step] = []
-
-    def on_step(step: Step) -> None:
-        steps.append(step)
-        if len(steps) == crash_after:
-            raise CrashedError
-
     torch.manual_seed(0)
     network = Backbone("test_efficientnet", 3, TUNED.dropout, {})
     network.take_in(from_file(weights))
-    return adapt(network, PHOTOS, UNSEEN, TUNED, FINE, checkpoints=checkpoints, on_step=on_step)
+    return adapt(network, PHOTOS, UNSEEN, TUNED, FINE, checkpoints=checkpoints, on_step=crash_at(crash_after))
 
 
 @pytest.mark.parametrize("every", [2, 3])

@@ -70,7 +70,7 @@ def write_page(run: Path, report: Mapping[str, Any] | None = None) -> Path:
         DataError: report.json is missing, or a file that the page needs cannot be read.
         ResourceError: the page cannot be written.
     """
-    shown = _read_report(run) if report is None else json.loads(json.dumps(report))
+    shown = read_report(run) if report is None else json.loads(json.dumps(report))
     page = run / "report.html"
     files.write_bytes(page, render("template.html.j2", _context(run, shown)))
     return page
@@ -217,7 +217,12 @@ def _width(png: bytes) -> int:
     return int(struct.unpack_from(">I", png, 16)[0]) if len(png) >= 20 else 0
 
 
-def _read_report(run: Path) -> dict[str, Any]:
+def read_report(run: Path) -> dict[str, Any]:
+    """What RUN/report.json says.
+
+    Raises:
+        DataError: it is missing or damaged, or lacks what every report has.
+    """
     path = run / "report.json"
     report = _read_json(path, what="report")
     if report is None:

@@ -18,7 +18,7 @@ from steadylens.data.findings import Finding
 from steadylens.data.fixes import fixes_csv
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
-from steadylens.errors import ConfigError, DataError
+from steadylens.errors import ConfigError
 from steadylens.report.contents import curve_row, recipe_block
 from steadylens.report.metrics_log import METRICS
 from steadylens.report.runs import BEGUN
@@ -52,18 +52,6 @@ def is_free(run: Path) -> bool:
 
 def _is_trace_of_a_start(path: Path) -> bool:
     return path.name == files.LOCK or (path.name == CHECKPOINTS and path.is_dir() and not any(path.glob("[!.]*")))
-
-
-def read_report(run: Path) -> dict[str, Any]:
-    """What RUN/report.json says.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        return dict(json.loads((run / "report.json").read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{run / 'report.json'} cannot be read ({error}). Train again, or restore the file.") from error
 
 
 def free_name(wanted: Path) -> Path:

@@ -95,7 +95,7 @@ class Checkpoints:
             ResourceError: it is there and cannot be read.
         """
         found = self._read(stage, stage)
-        if found is None and self._said:
+        if found is None:
             self._say_instead("The stage is done again.")
         return found
 
