@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import itertools
 import json
-import multiprocessing
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -143,26 +144,27 @@ def test_another_version_is_refused(make_images: MakeImages, tmp_path: Path, mon
         train(data, run)
 
 
-def _hold(run: str, held: Any, done: Any) -> None:  # noqa: ANN401 - events have no public type
-    with files.locked(Path(run)):
-        held.set()
-        done.wait(30)
+HOLD = """
+import pathlib, sys
+from steadylens import files
+with files.locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_second_process_is_refused(make_images: MakeImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, run = make_images(), tmp_path / "run"
     crashed(monkeypatch, data, run)
-    context = multiprocessing.get_context("spawn")
-    held, done = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(str(run), held, done))
-    other.start()
-    try:
-        assert held.wait(30)
+    # Not by multiprocessing, which leaves a process of its own behind.
+    with subprocess.Popen(  # noqa: S603 - our own words
+        [sys.executable, "-c", HOLD, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
         with pytest.raises(ResourceError, match="Another process is working in"):
             train(data, run)
-    finally:
-        done.set()
-        other.join()
+        other.communicate()
     assert train(data, run).report["training"]["resumed"]
 
 
