@@ -19,6 +19,10 @@ from PIL import Image
 # several test runs share the processor.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# A shell lets what it starts in the background ignore Ctrl-C, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 COUNTS = {"bolt": 30, "nut": 18, "washer": 12}
 MakeImages = Callable[..., Path]
 MakeWeights = Callable[..., Path]

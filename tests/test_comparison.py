@@ -174,7 +174,7 @@ def test_a_budget_is_shared_out_equally_and_the_share_is_kept(
 
 
 def test_too_little_time_for_so_many_trainings_is_refused(images_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="16 trainings in 100 s would get"):
+    with pytest.raises(ConfigError, match="17 trainings in 100 s would get"):
         comparison.compare(
             lambda advance: read_index(images_folder, advance=advance),
             tmp_path / "made",

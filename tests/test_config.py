@@ -36,7 +36,7 @@ def choice(*words: str) -> Allowed:
 
 ALLOWED: dict[str, Allowed] = {
     "budget": lambda v: v is None or (isinstance(v, float) and v > 0),
-    "network": lambda v: v in ("auto", "keras-blog", "cnn-s", "cnn-m", "cnn-l") or v.startswith("timm:"),
+    "network": lambda v: v in ("auto", "keras-blog", "cnn-s", "cnn-m", "cnn-l", "cnn-xl") or v.startswith("timm:"),
     "weights": lambda v: v is None or isinstance(v, str),
     "sidecar": lambda v: v is None or isinstance(v, str),
     "transfer": choice("auto", "probe"),
@@ -50,6 +50,7 @@ ALLOWED: dict[str, Allowed] = {
     "minority_augment": number(0, 1, "auto"),
     "augment": choice("auto", "off", "light", "medium", "strong"),
     "flip": choice("auto", "on", "off"),
+    "mirror": choice("auto", "on", "off"),
     "l1": number(0, math.inf),
     "l2": number(0, math.inf, "auto"),
     "dropout": number(0, 0.95, "auto"),
@@ -221,7 +222,8 @@ def test_all_errors_come_at_once_with_what_would_be_right() -> None:
     lines = str(caught.value).splitlines()
     assert lines == [
         "There is no option 'netwrok'. Did you mean 'network'?",
-        "The network option must be one of auto, keras-blog, cnn-s, cnn-m, cnn-l (did you mean cnn-s?), "
+        "The network option must be one of auto, keras-blog, cnn-s, cnn-m, cnn-l, cnn-xl "
+        "(did you mean cnn-xl?), "
         "or timm:NAME for a backbone of timm, such as timm:resnet50. Got 'cnn-x' instead.",
         "The seed option must be a whole number of at least 0 and at most 4.29497e+09. Got -1 instead.",
         "There is no option 'zzzz'.",

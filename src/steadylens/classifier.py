@@ -139,6 +139,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         minority_augment: float | str = "auto",
         augment: str = "auto",
         flip: str = "auto",
+        mirror: str = "auto",
         l1: float = 0.0,
         l2: float | str = "auto",
         dropout: float | str = "auto",
@@ -170,6 +171,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.minority_augment = minority_augment
         self.augment = augment
         self.flip = flip
+        self.mirror = mirror
         self.l1 = l1
         self.l2 = l2
         self.dropout = dropout

@@ -95,7 +95,7 @@ def train(
     out: Annotated[Path | None, _option("Folder of the run. [a new one, named after DATA]")] = None,
     budget: Annotated[str | None, _option("Wall time for everything, such as 90s, 10m, 2h. [10m]")] = None,
     network: Annotated[
-        str | None, _option("auto, keras-blog, cnn-s, cnn-m, cnn-l, or timm:NAME for a pretrained backbone.")
+        str | None, _option("auto, keras-blog, cnn-s, cnn-m, cnn-l, cnn-xl, or timm:NAME for a pretrained backbone.")
     ] = None,
     weights: Annotated[str | None, _option("A .safetensors file with the weights of a pretrained backbone.")] = None,
     sidecar: Annotated[
@@ -134,7 +134,9 @@ def train(
     config: Annotated[Path | None, _option("A TOML file of options.")] = None,
     settings: Annotated[
         list[str] | None,
-        _option("Any option by name, also batch_size, learning_rate, averaging, precision, flip, transfer.", "--set"),
+        _option(
+            "Any option by name, also batch_size, learning_rate, averaging, precision, flip, mirror, transfer.", "--set"
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -181,7 +183,9 @@ def compare(
     budget: Annotated[str | None, _option("Wall time for everything, shared out equally. [30m]")] = None,
     strategies: Annotated[str | None, _option("Some of them, by name and with commas between. [all]")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each strategy.")] = 1,
-    network: Annotated[str | None, _option("What they share: keras-blog, cnn-s, cnn-m or cnn-l. [keras-blog]")] = None,
+    network: Annotated[
+        str | None, _option("What they share: keras-blog, cnn-s, cnn-m, cnn-l or cnn-xl. [keras-blog]")
+    ] = None,
     epochs: Annotated[str | None, _option("Passes over the training images, in place of a budget.")] = None,
     test: Annotated[Path | None, _option("Other images to test on. [a part of DATA]")] = None,
     fixes: Fixes = None,

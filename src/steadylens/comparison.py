@@ -36,6 +36,7 @@ from steadylens.training.backbones import choose_backbone
 from steadylens.training.diagnosis import diagnose
 from steadylens.training.finetune import adapt
 from steadylens.training.loop import fit
+from steadylens.training.mirroring import mirror
 from steadylens.training.selection import Selection, choose_device, choose_precision, select
 from steadylens.training.state import Fitted, Step
 from steadylens.training.strategies import AUTO, NETWORK, Strategy, choose_strategies, config_of
@@ -181,7 +182,7 @@ def _train(experiment: _Experiment, strategy: Strategy, seed: int, tell: Callabl
         config, classes, training, validation, prepared.preprocessing, prepared.reasons["image_size"],
         seconds=left(EVALUATE_S), backbone=prepared.backbone.pretrained, reasons=prepared.reasons,
     )  # fmt: skip
-    looked_at = len(validation) + len(test)
+    looked_at = (len(validation) + len(test)) * (1 if selection.recipe.mirror == "off" else 3)
     fitted = _fit(prepared, selection, left(EVALUATE_S + looked_at * selection.seconds_per_image), tell)
     tell("evaluating")
     unseen, untouched = (logits_of(fitted.network, part, prepared.preprocessing) for part in (validation, test))
@@ -222,7 +223,8 @@ def _fit(prepared: Prepared, selection: Selection, seconds: float | None, tell: 
     torch.manual_seed(recipe.seed)
     network = build(spec_of(recipe))
     if pretrained is None or not isinstance(network, Backbone):
-        return fit(network, training, validation, recipe, prepared.preprocessing, seconds=seconds, on_step=on_step)
+        fitted = fit(network, training, validation, recipe, prepared.preprocessing, seconds=seconds, on_step=on_step)
+        return mirror(fitted, training, validation, recipe)
     network.take_in(pretrained)
     return adapt(
         network, training, validation, recipe, prepared.preprocessing,

@@ -15,7 +15,7 @@ from steadylens.errors import ConfigError
 
 Auto = Literal["auto"]
 
-NETWORKS = ("keras-blog", "cnn-s", "cnn-m", "cnn-l")
+NETWORKS = ("keras-blog", "cnn-s", "cnn-m", "cnn-l", "cnn-xl")
 IMBALANCE = ("none", "class-weights", "effective-number", "oversample", "logit-adjust", "focal", "ldam-drw")
 FROM_SCRATCH_ONLY = ("focal", "ldam-drw")  # remedies that a pretrained backbone cannot have, see `training.backbones`
 AUGMENT = ("off", "light", "medium", "strong")
@@ -43,6 +43,7 @@ class Config:
         minority_augment: 0 (off) to 1: how far rare classes are drawn more often and augmented more strongly.
         augment: level of augmentation, or "auto".
         flip: whether images are mirrored in training, or "auto".
+        mirror: whether the trained network answers with the mean over an image and its mirror image, or "auto".
         l1: coefficient of the L1 penalty.
         l2: coefficient of the decoupled L2 penalty (weight decay), or "auto".
         dropout: probability before the last layer, or "auto".
@@ -73,6 +74,7 @@ class Config:
     minority_augment: float | Auto = "auto"
     augment: str = "auto"
     flip: str = "auto"
+    mirror: str = "auto"
     l1: float = 0.0
     l2: float | Auto = "auto"
     dropout: float | Auto = "auto"
@@ -97,7 +99,7 @@ class Recipe:
     `weights` says where pretrained weights came from and is "" where there are none, `weights_sha256` is of their
     file, and `arguments`, in JSON, is what their network is built with. `transfer` is "none" without them. A backbone
     has the depth and the width that it was pretrained with: they are 0 and 1. `optimizer` is "adamw", or "muon",
-    which is Muon with AdamW beside it.
+    which is Muon with AdamW beside it. `mirror` is "on", "off" or "if-better", which leaves it to validation.
     """
 
     classes: tuple[str, ...]
@@ -129,6 +131,7 @@ class Recipe:
     transfer: str = "none"
     image_fit: str = "squash"
     optimizer: str = "adamw"
+    mirror: str = "off"
 
 
 def parse(values: Mapping[str, Any]) -> Config:
@@ -264,6 +267,7 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "minority_augment": _number(0, 1, words={"auto": "auto", "off": 0.0}),
     "augment": _one_of("auto", *AUGMENT),
     "flip": _one_of("auto", "on", "off"),
+    "mirror": _one_of("auto", "on", "off"),
     "l1": _number(0, _INFINITE),
     "l2": _number(0, _INFINITE, words=_AUTO),
     "dropout": _number(0, 0.95, words=_AUTO),

@@ -13,6 +13,7 @@ from steadylens.console import Advance, Console
 from steadylens.data.store import cache_folder
 from steadylens.errors import DataError
 from steadylens.models import build, pretrained, spec_of
+from steadylens.models.mirrored import Mirrored
 from steadylens.preparation import Prepared
 from steadylens.report import run_folder
 from steadylens.report.contents import curve_row
@@ -21,6 +22,7 @@ from steadylens.report.metrics_log import epoch_line
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.finetune import adapt
 from steadylens.training.loop import fit
+from steadylens.training.mirroring import mirror
 from steadylens.training.position import fitted_from, outcome_of
 from steadylens.training.selection import Selection
 from steadylens.training.state import Epoch, Fitted, Step
@@ -45,11 +47,15 @@ def learn(
     network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     outcome = checkpoints.outcome("trained")
     if outcome is not None:
+        answering = Mirrored(network) if outcome.state["mirrored"] else network
         trained = Checkpoint(outcome.state["fitted"], outcome.tensors)
-        return fitted_from(trained, network, prepared.preprocessing), outcome.state["account"]
+        return fitted_from(trained, answering, prepared.preprocessing), outcome.state["account"]
     fitted, account = _train(run, network, prepared, selection, seconds, checkpoints, console, advance, loggers)
+    training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
+    fitted = mirror(fitted, training, validation, recipe, say=lambda text: console.say(f"  {text}"))
     trained = outcome_of(fitted)
-    checkpoints.keep("trained", Checkpoint({"fitted": trained.state, "account": account}, trained.tensors))
+    state = {"fitted": trained.state, "account": account, "mirrored": isinstance(fitted.network, Mirrored)}
+    checkpoints.keep("trained", Checkpoint(state, trained.tensors))
     return fitted, account
 
 

@@ -30,6 +30,7 @@ from steadylens.learning import learn
 from steadylens.models import spec_of
 from steadylens.models.distance import MOST_KNOWN, distances_to_known
 from steadylens.models.inference import features_of, logits_of
+from steadylens.models.mirrored import Mirrored
 from steadylens.preparation import Prepared, Stopwatch, prepare
 from steadylens.report import contents, run_folder
 from steadylens.report.audit_section import paths_to_draw
@@ -230,8 +231,10 @@ def _images_to_predict(prepared: Prepared, recipe: Recipe, foreign: bool) -> int
     """How many images the network is asked about after its last step: to measure, to score, to find foreign ones."""
     splits = prepared.splits
     train, held_out = len(splits.train), len(splits.validation) + len(splits.test)
-    measured = 0 if recipe.weights else min(train, max(1000, len(splits.validation)))
-    return measured + held_out + (_looked_at_again(prepared) if foreign else 0)
+    sample = min(train, max(1000, len(splits.validation)))
+    mirrored = recipe.mirror != "off"
+    measured = (0 if recipe.weights else sample) + (2 * (sample + len(splits.validation)) if mirrored else 0)
+    return measured + (1 + mirrored) * (held_out + (_looked_at_again(prepared) if foreign else 0))
 
 
 def _diagnose(fitted: Fitted, scores: dict[str, Any]) -> Diagnosis:
@@ -288,7 +291,7 @@ def _pack(
     artifact.pack(
         run / "model",
         fitted.network,
-        spec=spec_of(recipe),
+        spec=replace(spec_of(recipe), mirrored=isinstance(fitted.network, Mirrored)),
         classes=recipe.classes,
         preprocessing=prepared.preprocessing,
         temperature=temperature,

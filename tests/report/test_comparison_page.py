@@ -35,7 +35,7 @@ def test_every_strategy_is_explained_and_told(tmp_path: Path) -> None:
         assert words(row["text"]) in page.text
         assert words(percent(row["test"]["balanced_accuracy"]["value"])) in page.text
     assert page.text.count("best by validation") == 1
-    assert "32 trainings" in page.text
+    assert "34 trainings" in page.text
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
 

@@ -54,9 +54,10 @@ def test_shrinking_solves_the_l1_problem() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_regularized_are_all_weights_but_no_bias_and_no_norm(name: str) -> None:
     network = build(NetworkSpec(name, classes=3, image_size=16, depth=1, width=0.125, dropout=0.0))
-    expected = {id(m.weight) for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    expected = {id(m.weight) for m in layers if m.weight.requires_grad}
     assert {id(p) for p in regularized(network)} == expected
-    left_out = [p for p in network.parameters() if id(p) not in expected]
+    left_out = [p for p in network.parameters() if p.requires_grad and id(p) not in expected]
     assert all(p.ndim == 1 for p in left_out)
     assert left_out
 

@@ -160,6 +160,7 @@ GIVEN = {
     "precision": "bf16",
     "seed": 5,
     "device": "cpu",
+    "mirror": "on",
 }
 
 
@@ -345,8 +346,26 @@ def test_where_memory_is_short_speed_is_measured_on_fewer_images(monkeypatch: py
         selected({**QUICK, "network": "cnn-s"}, seconds=60.0)
 
 
-@pytest.mark.parametrize(("network", "optimizer"), [("cnn-s", "muon"), ("cnn-l", "muon"), ("keras-blog", "adamw")])
+@pytest.mark.parametrize(("network", "optimizer"), [("cnn-s", "muon"), ("cnn-xl", "muon"), ("keras-blog", "adamw")])
 def test_each_kind_of_network_has_its_optimizer(network: str, optimizer: str) -> None:
     found = selected({**QUICK, "network": network, "epochs": 1})
     assert found.recipe.optimizer == optimizer
     assert found.why["optimizer"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "mirror"),
+    [
+        ({"flip": "on"}, "if-better"),
+        ({"flip": "off"}, "off"),
+        ({"flip": "off", "mirror": "on"}, "on"),
+        ({"flip": "on", "mirror": "off"}, "off"),
+    ],
+)
+def test_mirror_images_are_tried_where_the_training_has_seen_them_or_it_is_asked_for(
+    asked: dict[str, str], mirror: str
+) -> None:
+    found = selected({**QUICK, "network": "cnn-s", "epochs": 1, **asked})
+    assert found.recipe.mirror == mirror
+    assert found.why["mirror"] == ("given" if "mirror" in asked else found.why["mirror"])
+    assert found.why["mirror"]

@@ -12,6 +12,7 @@ from steadylens.config import TIMM, Recipe
 from steadylens.errors import ConfigError
 from steadylens.models import cnn, pretrained
 from steadylens.models.heads import HEADS
+from steadylens.models.mirrored import Mirrored
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class NetworkSpec:
         dropout: probability with which a feature before the last layer is dropped in training.
         arguments: with which timm builds the backbone; empty for `NETWORKS`.
         head: the last layer, one of `heads.HEADS`; "linear" for backbones.
+        mirrored: whether it answers with the mean over an image and its mirror image, see `mirrored.Mirrored`.
     """
 
     name: str
@@ -37,6 +39,7 @@ class NetworkSpec:
     dropout: float
     arguments: dict[str, pretrained.Argument] = field(default_factory=dict)
     head: str = "linear"
+    mirrored: bool = False
 
 
 NETWORKS: dict[str, Callable[[NetworkSpec], nn.Module]] = {
@@ -44,8 +47,9 @@ NETWORKS: dict[str, Callable[[NetworkSpec], nn.Module]] = {
     "cnn-s": lambda s: cnn.stages((32, 96, 128), s.classes, s.image_size, s.depth, s.width, s.dropout, s.head),
     "cnn-m": lambda s: cnn.stages((64, 160, 256), s.classes, s.image_size, s.depth, s.width, s.dropout, s.head),
     "cnn-l": lambda s: cnn.stages((128, 320, 512), s.classes, s.image_size, s.depth, s.width, s.dropout, s.head),
+    "cnn-xl": lambda s: cnn.stages((256, 640, 1024), s.classes, s.image_size, s.depth, s.width, s.dropout, s.head),
 }
-DEFAULT_DEPTH = {"keras-blog": 3, "cnn-s": 1, "cnn-m": 1, "cnn-l": 1}
+DEFAULT_DEPTH = {"keras-blog": 3, "cnn-s": 1, "cnn-m": 1, "cnn-l": 1, "cnn-xl": 1}
 
 
 def spec_of(recipe: Recipe) -> NetworkSpec:
@@ -71,7 +75,11 @@ def build(spec: NetworkSpec) -> nn.Module:
     if spec.head not in HEADS or (spec.head != "linear" and spec.name.startswith(TIMM)):
         raise ConfigError(f"The network {spec.name} cannot have a last layer '{spec.head}'.")
     if spec.name.startswith(TIMM):
-        return pretrained.Backbone(spec.name.removeprefix(TIMM), spec.classes, spec.dropout, spec.arguments)
-    if spec.name not in NETWORKS:
+        network: nn.Module = pretrained.Backbone(
+            spec.name.removeprefix(TIMM), spec.classes, spec.dropout, spec.arguments
+        )
+    elif spec.name in NETWORKS:
+        network = NETWORKS[spec.name](spec)
+    else:
         raise ConfigError(f"There is no network '{spec.name}'. Choose one of: {', '.join(NETWORKS)}, {TIMM}NAME.")
-    return NETWORKS[spec.name](spec)
+    return Mirrored(network) if spec.mirrored else network

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from steadylens.models.heads import HEADS
+
+LEAST_VARIANCE = 5e-4  # added to each before dividing by it: what hardly varies would become mere noise (Jordan 2024)
 
 
 def keras_blog(classes: int, image_size: int, depth: int, width: float, dropout: float, head: str) -> nn.Module:
@@ -69,8 +72,45 @@ class Stage(nn.Module):
         return x
 
 
+class WhiteningStem(nn.Module):
+    """Patches of 2 by 2 pixels in coordinates in which they are uncorrelated and of one variance, each with both signs.
+
+    The filters are a function of the training images and are not trained (the whitening layer of Page 2018 and
+    Jordan 2024): 12 for the 12 colour values of a patch, and their negatives, since a ReLU follows. Until `whiten` has
+    seen images, they are random. `stride` is 1, where the map keeps its size, or 2, where patches do not overlap.
+    """
+
+    channels = 24
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, self.channels, 2, stride=stride)
+        self.conv.weight.requires_grad_(False)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def whiten(self, images: Tensor) -> None:
+        """Take the filters from images (n, 3, h, w), as the network sees them."""
+        moments = torch.zeros(12, 12, dtype=torch.float64, device=images.device)
+        for start in range(0, len(images), 32):  # all patches of many large images would not fit into memory
+            some = images[start : start + 32]
+            patches = some.double().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
+            moments += patches.T @ patches / len(patches) * len(some) / len(images)
+        if not moments.isfinite().all():
+            return  # what is no number in the images, the first loss will tell
+        values, vectors = torch.linalg.eigh(moments)
+        filters = (vectors / (values.clamp_min(0.0) + LEAST_VARIANCE).sqrt()).T.flip(0).view(12, 3, 2, 2)
+        self.conv.weight.copy_(torch.cat([filters, -filters]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, h, w) to (n, 24, h // stride, w // stride)."""
+        if self.conv.stride == (1, 1):
+            images = F.pad(images, (0, 1, 0, 1), mode="replicate")
+        return F.relu(self.conv(images))
+
+
 class StagedCNN(nn.Module):
-    """A strided stem for large images, then stages at half the resolution each, then the maximum over what is left."""
+    """A whitening stem, strided for large images, then stages at half the resolution each, then the maximum."""
 
     def __init__(
         self,
@@ -84,24 +124,12 @@ class StagedCNN(nn.Module):
     ) -> None:
         super().__init__()
         channels = [max(8, round(w * width / 8) * 8) for w in widths]
-        # One stem step of stride 2 for each doubling of the side over 32 px: the stages always see about 32 px.
+        # One halving for each doubling of the side over 32 px: the stages always see about 32 px.
         halvings = max(0, math.ceil(math.log2(image_size / 48)))
-        stem: list[nn.Module] = []
-        inputs = 3
-        for i in range(max(1, halvings)):
-            stem += [
-                nn.Conv2d(
-                    inputs,
-                    channels[0] // 2 if halvings else 24,
-                    3,
-                    padding=1,
-                    stride=2 if i < halvings else 1,
-                    bias=False,
-                ),
-                nn.BatchNorm2d(channels[0] // 2 if halvings else 24),
-                nn.ReLU(),
-            ]
-            inputs = channels[0] // 2 if halvings else 24
+        inputs = WhiteningStem.channels
+        stem: list[nn.Module] = [WhiteningStem(2 if halvings else 1)]
+        for _ in range(halvings - 1):
+            stem += [nn.Conv2d(inputs, inputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU()]
         self.stem = nn.Sequential(*stem)
         self.stages = nn.ModuleList()
         side = image_size >> halvings
@@ -112,6 +140,12 @@ class StagedCNN(nn.Module):
             inputs, side = out, side // 2
         self.dropout = nn.Dropout(dropout)
         self.head = HEADS[head](inputs, classes)
+
+    def whiten(self, images: Tensor) -> None:
+        """Prepare the stem for images like these, (n, 3, image_size, image_size); what is trained stays as it is."""
+        stem = self.stem[0]
+        assert isinstance(stem, WhiteningStem)  # noqa: S101 - for the type checker: it was made above
+        stem.whiten(images)
 
     def features(self, images: Tensor) -> Tensor:
         """(n, 3, image_size, image_size) to what the last layer sees, (n, features)."""

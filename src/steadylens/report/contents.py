@@ -25,6 +25,7 @@ from steadylens.data.findings import Finding
 from steadylens.data.near_findings import near_duplicate_count
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
+from steadylens.models.mirrored import Mirrored
 from steadylens.training.imbalance import balance
 from steadylens.training.state import Epoch, Fitted
 
@@ -177,6 +178,7 @@ def training_block(fitted: Fitted, recipe: Recipe, total_seconds: float) -> dict
         "seconds": fitted.seconds,
         "images_per_second": fitted.images_per_second,
         "precision": recipe.precision,
+        "mirrored": isinstance(fitted.network, Mirrored),
         "resumed": False,
         "budget_s": recipe.budget,
         "total_seconds": total_seconds,

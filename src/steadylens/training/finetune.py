@@ -22,17 +22,16 @@ from steadylens import interruption
 from steadylens.config import Recipe
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
-from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
+from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone
 from steadylens.training.checkpoint import Checkpoint, Checkpoints, copied
-from steadylens.training.early_stopping import tempered_log_loss
 from steadylens.training.gain import Gain, gain_of
 from steadylens.training.loop import fit
 from steadylens.training.optimizers import Rates
 from steadylens.training.position import fitted_from, outcome_of
 from steadylens.training.probe import Features, Probe, features_of, fit_probe
-from steadylens.training.state import Epoch, Fitted, Step
+from steadylens.training.state import Epoch, Fitted, Step, judged
 
 DECAY = 0.7  # of the learning rate from one stage to the one below it
 # The lowest stages, which hold together no more of the weights than this, stay as they are: of a MobileNet they hold
@@ -125,7 +124,7 @@ def adapt(
     whole = replace(tuned, network=network.eval(), curve=(row, *tuned.curve), seconds=row.seconds + tuned.seconds)
     if blend.share == 0:
         return Adapted(replace(whole, best_epoch=0, kept=row), account)
-    return Adapted(replace(whole, kept=_judged(tuned.kept, blend.logits, validation)), account)
+    return Adapted(replace(whole, kept=judged(tuned.kept, blend.logits, validation.labels)), account)
 
 
 def _probed(
@@ -325,19 +324,7 @@ def _row_of_probe(
         validation_worst_class_recall=0.0,
         images_per_second=looked.images_per_second or 0.0,
     )
-    return _judged(row, unseen, validation)
-
-
-def _judged(row: Epoch, unseen: Features, validation: LabelledPixels) -> Epoch:
-    """A row with the validation figures of other logits."""
-    labels, found, classes = validation.labels, unseen.argmax(1), unseen.shape[1]
-    return replace(
-        row,
-        validation_balanced_accuracy=balanced_accuracy(labels, found, classes),
-        validation_balanced_log_loss=balanced_log_loss(labels, softmax(unseen)),
-        validation_tempered_log_loss=tempered_log_loss(unseen, labels),
-        validation_worst_class_recall=worst_class_recall(labels, found, classes),
-    )
+    return judged(row, unseen, validation.labels)
 
 
 def _figures(row: Epoch) -> dict[str, float]:

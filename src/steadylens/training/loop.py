@@ -19,6 +19,7 @@ from steadylens.data.batches import LabelledPixels, batches, epoch_order, step_s
 from steadylens.data.images import Preprocessing
 from steadylens.errors import ResourceError
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
+from steadylens.models.cnn import StagedCNN
 from steadylens.models.inference import logits_of
 from steadylens.training.checkpoint import Checkpoints
 from steadylens.training.clock import Clock
@@ -30,6 +31,8 @@ from steadylens.training.optimizers import Rates, adamw, muon, rate_at, step
 from steadylens.training.position import put_back, take
 from steadylens.training.regularize import WeightAverage, mix, regularized, shrink
 from steadylens.training.state import Course, Epoch, Fitted, Step, Training
+
+WHITENED_BY = 1000  # training images whose patches the stem of the cnn family is made for: some millions of patches
 
 
 def fit(
@@ -175,6 +178,9 @@ def begin(
     `good_weights` says where the last good ones are, for the error where the training diverges.
     """
     device = torch.device(recipe.device)
+    if isinstance(network, StagedCNN):
+        seen = train.sample(WHITENED_BY, recipe.seed)[:]
+        network.whiten(to_input(seen, preprocessing.mean, preprocessing.std))
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     minority = recipe.minority_augment > 0
     strength = base_strength(recipe.augment, flip=recipe.flip, minority_only=minority)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from steadylens.config import Recipe
 from steadylens.data.augment import Augmentation
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
+from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
 from steadylens.training.clock import Clock
 from steadylens.training.divergence import LossWatch
-from steadylens.training.early_stopping import BestWeights
+from steadylens.training.early_stopping import BestWeights, tempered_log_loss
 from steadylens.training.imbalance import Balance
 from steadylens.training.regularize import WeightAverage
 
@@ -34,6 +37,18 @@ class Epoch:
     validation_tempered_log_loss: float
     validation_worst_class_recall: float
     images_per_second: float
+
+
+def judged(row: Epoch, unseen: NDArray[np.float32], labels: NDArray[np.int64]) -> Epoch:
+    """A row with the validation figures of other logits, (n, classes), for the same images."""
+    found, classes = unseen.argmax(1), unseen.shape[1]
+    return replace(
+        row,
+        validation_balanced_accuracy=balanced_accuracy(labels, found, classes),
+        validation_balanced_log_loss=balanced_log_loss(labels, softmax(unseen)),
+        validation_tempered_log_loss=tempered_log_loss(unseen, labels),
+        validation_worst_class_recall=worst_class_recall(labels, found, classes),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ NETWORK = "keras-blog"  # the tutorial's, and its strategies are about it
 # Nothing against anything: no remedy, no augmentation, no penalty, and the weights of the last step.
 NOTHING: Mapping[str, Any] = {
     "imbalance": "none", "minority_augment": 0.0, "augment": "off", "l1": 0.0, "l2": 0.0, "dropout": 0.0,
-    "label_smoothing": 0.0, "mixup": 0.0, "early_stopping": 0, "averaging": 0.0,
+    "label_smoothing": 0.0, "mixup": 0.0, "early_stopping": 0, "averaging": 0.0, "mirror": "off",
 }  # fmt: skip
 
 
@@ -126,6 +126,10 @@ STRATEGIES = (
     Strategy(
         "capacity-l", "Capacity L", "capacity",
         "Against underfitting: the same family with four times the channels of S.", "", {"network": "cnn-l"},
+    ),
+    Strategy(
+        "capacity-xl", "Capacity XL", "capacity",
+        "Against underfitting: the same family with eight times the channels of S.", "", {"network": "cnn-xl"},
     ),
     Strategy(
         AUTO, "Auto", "all",
