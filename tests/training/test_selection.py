@@ -369,3 +369,10 @@ def test_mirror_images_are_tried_where_the_training_has_seen_them_or_it_is_asked
     assert found.recipe.mirror == mirror
     assert found.why["mirror"] == ("given" if "mirror" in asked else found.why["mirror"])
     assert found.why["mirror"]
+
+
+@pytest.mark.parametrize(
+    ("network", "epochs", "mixup"), [("cnn-s", 5, 0.3), ("cnn-s", 40, 0.7), ("keras-blog", 40, 0.0)]
+)
+def test_more_is_mixed_in_long_trainings(network: str, epochs: int, mixup: float) -> None:
+    assert selected({**QUICK, "network": network, "epochs": epochs}).recipe.mixup == mixup

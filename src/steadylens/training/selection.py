@@ -32,6 +32,7 @@ FAMILY = ("cnn-s", "cnn-m", "cnn-l", "cnn-xl")
 # the better validation figures in short trials on long-tailed CIFAR-10.
 FEWEST_EPOCHS = 16
 FEWEST_STEPS = 2500
+FEW_EPOCHS = 20  # in fewer, much mixing costs more than it gains; at 24 there was no difference
 FEWEST_EPOCHS_TUNED = 0.75  # of fine-tuning: in less, the schedule is over before anything has moved
 DEFAULT_BUDGET_S = 600.0
 _BATCH, _BATCH_TUNED = 64, 32
@@ -182,12 +183,11 @@ def _rules(network: str, counts: NDArray[np.int64], epochs: float, seconds: floa
     """What "auto" comes to for the fields that follow from a rule: value and reason."""
     if network.startswith(TIMM):
         return _rules_for_backbones(counts, epochs)
-    factor = counts.max() / counts.min()
-    blog = network == "keras-blog"
+    factor, blog = counts.max() / counts.min(), network == "keras-blog"
     many = f"about {epochs:.0f} epochs fit" if seconds is not None else f"{epochs:.0f} epochs"
     level = "light" if epochs < 30 else "medium" if epochs < 100 else "strong"
     patience = max(5, math.ceil(epochs / 2))  # the last half of a schedule, at low rates, is where most is gained
-    mixed = 0.0 if blog else 0.7
+    mixed = 0.0 if blog else 0.3 if epochs < FEW_EPOCHS else 0.7
     remedy = "logit-adjust" if factor >= 1.5 else "none"
     return {
         "depth": (DEFAULT_DEPTH[network], f"{network} as published"),
@@ -197,7 +197,10 @@ def _rules(network: str, counts: NDArray[np.int64], epochs: float, seconds: floa
         "l2": (1e-4 if blog else 0.05, "usual for such networks"),
         "dropout": (0.5 if blog else 0.0, "as in the tutorial" if blog else "mixing regularises more"),
         "label_smoothing": (0.0, "mixing already softens the targets" if mixed else "the tutorial has none"),
-        "mixup": (mixed, "the tutorial has none" if blog else "it gained most in short trials on long-tailed CIFAR-10"),
+        "mixup": (
+            mixed,
+            "the tutorial has none" if blog else f"{many}; it gained most in trials on long-tailed CIFAR-10",
+        ),
         "early_stopping": (patience, "half of the epochs, and at least 5"),
         "batch_size": (
             128 if blog else _BATCH,
