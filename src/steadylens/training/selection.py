@@ -197,10 +197,7 @@ def _rules(network: str, counts: NDArray[np.int64], epochs: float, seconds: floa
         "l2": (1e-4 if blog else 0.05, "usual for such networks"),
         "dropout": (0.5 if blog else 0.0, "as in the tutorial" if blog else "mixing regularises more"),
         "label_smoothing": (0.0, "mixing already softens the targets" if mixed else "the tutorial has none"),
-        "mixup": (
-            mixed,
-            "the tutorial has none" if blog else f"{many}; it gained most in trials on long-tailed CIFAR-10",
-        ),
+        "mixup": (mixed, "the tutorial has none" if blog else f"the best in short trials, where {many}"),
         "early_stopping": (patience, "half of the epochs, and at least 5"),
         "batch_size": (
             128 if blog else _BATCH,
