@@ -20,6 +20,7 @@ from steadylens.errors import ConfigError
 from steadylens.models import NetworkSpec, build, hub, pretrained
 from steadylens.models.inference import suitable_batch
 from steadylens.models.pretrained import Pretrained
+from steadylens.training.selection import choose_precision
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ LARGER_THAN = 64  # px; smaller images are learned from scratch as well and far 
 SHARE_OF_LARGER = 0.15
 # Decoding and looking at every image once may take so much of the time; else images are made smaller. Fine-tuning at
 # 5/7 of the size gains more than the probe gains by the whole size.
-SHARE_OF_ONE_LOOK = 0.4
+SHARE_OF_ONE_LOOK = 0.5
 STEPS_OF_SIZE = (1.0, 6 / 7, 5 / 7, 4 / 7)  # of 224 px: 192, 160 and 128
 _SAMPLE = 32
-_LOOKS = 1.1  # at each image: once for its features or its figures, and at validation images again for theirs
+_HELD_OUT = 0.25  # of the images: validation and test images, whose figures are those of single precision
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,10 @@ class BackboneChoice:
     Attributes:
         pretrained: the weights; None trains from scratch.
         image_size: side of the square, in pixels; None where it is not decided here.
-        images_per_second: of the bare network, as measured; infinite where there is none.
+        images_per_second: of the bare network in `precision`, as measured; infinite where there is none.
         decode_per_second: images decoded a second, by all processors, as measured on a few; likewise.
         why: a sentence for "network" and "image_size".
+        precision: in which training images are looked at.
     """
 
     pretrained: Pretrained | None
@@ -74,6 +76,7 @@ class BackboneChoice:
     images_per_second: float
     decode_per_second: float
     why: dict[str, str]
+    precision: str = "fp32"
 
     def frame(self, image_fit: str, image_size: int) -> Preprocessing:
         """How images are prepared; a network from scratch gets its colours, and its size, from elsewhere."""
@@ -106,7 +109,7 @@ def choose_backbone(config: Config, index: ImageIndex, device: str, *, seconds: 
         elif config.depth != "auto" or "width" in config.given:
             found, reason = None, "a depth or a width was given, which networks trained from scratch have"
         else:
-            found, reason = _at_hand(index, device, seconds)
+            found, reason = _at_hand(index, device, choose_precision(config.precision, device)[0], seconds)
         if found is None:
             return BackboneChoice(None, None, math.inf, math.inf, {"network": reason} if reason else {})
     elif config.weights is not None:
@@ -147,7 +150,7 @@ def _check(config: Config) -> None:
         raise ConfigError("\n".join(wrong))
 
 
-def _at_hand(index: ImageIndex, device: str, seconds: float | None) -> tuple[Pretrained | None, str]:
+def _at_hand(index: ImageIndex, device: str, precision: str, seconds: float | None) -> tuple[Pretrained | None, str]:
     """The largest backbone of `CURATED` whose weights are on this machine and for which the time suffices, and why."""
     side = int(np.median(np.minimum(index.widths, index.heights)))
     if side <= LARGER_THAN:
@@ -164,7 +167,7 @@ def _at_hand(index: ImageIndex, device: str, seconds: float | None) -> tuple[Pre
     chosen = here[0]
     for candidate in here if seconds is not None else here[:1]:
         cfg = hub.from_hub(candidate.network)
-        rate = forward_rate(cfg.network, cfg.arguments, cfg.image_size, device)
+        rate = forward_rate(cfg.network, cfg.arguments, cfg.image_size, device, precision)
         if seconds is not None and candidate != here[0] and len(index) / rate > SHARE_OF_LARGER * seconds:
             break
         chosen = candidate
@@ -194,37 +197,39 @@ def _sized(
     _sample(index, own)
     decode = _SAMPLE * (os.cpu_count() or 1) / max(1e-9, time.perf_counter() - begin)
 
-    def measured(size: int) -> float:
-        return forward_rate(found.network, found.arguments, size, device)
+    precision = choose_precision(config.precision, device)[0]
+
+    def measured(size: int, precision: str = precision) -> float:
+        return forward_rate(found.network, found.arguments, size, device, precision)
+
+    def one_look(size: int, rate: float) -> float:
+        again = 0.0 if precision == "fp32" else _HELD_OUT / measured(size, "fp32")
+        return len(index) * ((1 + (_HELD_OUT if precision == "fp32" else 0)) / rate + again + 1 / decode)
 
     if config.image_size != "auto":
-        return BackboneChoice(
-            found, config.image_size, measured(config.image_size), decode, {"network": reason, "image_size": "given"}
-        )
+        given = {"network": reason, "image_size": "given"}
+        return BackboneChoice(found, config.image_size, measured(config.image_size), decode, given, precision)
     size, rate, why = own, measured(own), "the size that the weights were trained at"
     for step in STEPS_OF_SIZE[1:]:
-        if (
-            seconds is None
-            or found.fixed_size
-            or len(index) * (_LOOKS / rate + 1 / decode) <= SHARE_OF_ONE_LOOK * seconds
-        ):
+        if seconds is None or found.fixed_size or one_look(size, rate) <= SHARE_OF_ONE_LOOK * seconds:
             break
         size = round(own * step / 32) * 32
         rate = measured(size)
         why = f"smaller than the {own} px that the weights were trained at, so that the time suffices"
-    return BackboneChoice(
-        found, size, rate, decode, {"network": reason, "image_size": f"{why}; {rate:,.0f} images/s to look at"}
-    )
+    reasons = {"network": reason, "image_size": f"{why}; {rate:,.0f} images/s to look at"}
+    return BackboneChoice(found, size, rate, decode, reasons, precision)
 
 
-def forward_rate(network: str, arguments: dict[str, pretrained.Argument], image_size: int, device: str) -> float:
+def forward_rate(
+    network: str, arguments: dict[str, pretrained.Argument], image_size: int, device: str, precision: str
+) -> float:
     """Images a second of the bare forward pass on random pixels, the median of half a second or of three passes."""
     body = build(NetworkSpec(network, 2, image_size, 0, 1.0, 0.0, arguments)).eval()
     body = body.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     n = min(16, suitable_batch(image_size, torch.device(device)))
     noise = torch.rand(n, 3, image_size, image_size, device=device).to(memory_format=torch.channels_last)
     spent: list[float] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
         body(noise)
         while len(spent) < 3 or sum(spent) < 0.5:
             begin = time.perf_counter()

@@ -19,7 +19,7 @@ from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone
 from steadylens.training.backbones import BackboneChoice
 from steadylens.training.gain import gain_of
-from steadylens.training.probe import View, cross_validate
+from steadylens.training.probe import CrossValidated, View, cross_validate
 from steadylens.training.selection import choose_device
 
 MOST_COMPARED = 600
@@ -63,11 +63,11 @@ def choose_fit(
     network.take_in(weights)
     device = torch.device(choose_device(config.device)[0])
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return compare(network, index, train, squashed, config.seed)
+    return compare(network, index, train, squashed, config.seed, choice.precision)
 
 
 def compare(
-    network: Backbone, index: ImageIndex, train: LabelledPixels, squashed: Preprocessing, seed: int
+    network: Backbone, index: ImageIndex, train: LabelledPixels, squashed: Preprocessing, seed: int, precision: str
 ) -> tuple[str, str]:
     """Squash or pad, whichever a cross-validated probe of some training images says, and its figures.
 
@@ -77,6 +77,7 @@ def compare(
         train: training images, squashed.
         squashed: the preprocessing with which they are.
         seed: of the sample and of the folds.
+        precision: in which images are looked at.
     """
     sample = train.sample(MOST_COMPARED, seed)
     padded = replace(squashed, fit="pad")
@@ -86,7 +87,7 @@ def compare(
     labels = sample.labels[rows]
     view = View(network, mirrored=False)
     of_squash, of_pad = (
-        cross_validate(logits_of(view, some, how), labels, int(labels.max()) + 1, remedy="logit-adjust", seed=seed)
+        _judged(view, some, how, labels, seed, precision)
         for some, how in ((sample.take(rows)[0], squashed), (pixels, padded))
     )
     if not len(of_squash.rows):
@@ -97,6 +98,13 @@ def compare(
         f"{gain.difference:+.3f}, and {-gain.margin:+.3f} would be more than chance"
     )
     return ("pad" if gain.is_sure else "squash"), figures
+
+
+def _judged(
+    view: View, pixels: NDArray[np.uint8], how: Preprocessing, labels: NDArray[np.int64], seed: int, precision: str
+) -> CrossValidated:
+    features = logits_of(view, pixels, how, precision=precision)
+    return cross_validate(features, labels, int(labels.max()) + 1, remedy="logit-adjust", seed=seed)
 
 
 def _decoded(index: ImageIndex, how: Preprocessing, row: int) -> NDArray[np.uint8] | Refusal:

@@ -33,9 +33,9 @@ from steadylens.training.imbalance import effective_number_weights
 
 Features = NDArray[np.float32]
 
-# Inverse strengths of the L2 penalty on standardised features, from strong to weak: half a decade apart.
-STRENGTHS = tuple(float(c) for c in np.geomspace(1e-4, 1e-1, 7))
-MIDDLE = 1e-3  # where no class has two images, nothing can be cross-validated
+# Inverse strengths of the L2 penalty on standardised features, from strong to weak: about half a decade apart.
+STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+MIDDLE = 1e-3  # where the search begins; and where no class has two images, nothing can be cross-validated
 FOLDS = 5
 # Images among which the strength is chosen; it varies slowly with their number, and so many are enough to tell.
 MOST_TO_CHOOSE = 8000
@@ -212,19 +212,36 @@ def cross_validate(
     for fold in np.unique(folds[judged]):
         learned, left_out = rows[folds[rows] != fold], rows[folds[rows] == fold]
         parts.append((scaled[learned], labels[learned], left_out, _Regression(remedy, classes, labels[learned])))
-    best, best_loss, worse = (MIDDLE, np.zeros((0, classes), np.float32)), np.inf, 0
-    for strength in STRENGTHS:  # from strong to weak, each from where the last one ended
+
+    def left_out_logits(strength: float) -> Features:
         out = np.zeros((len(labels), classes), np.float32)
-        for x, y, left_out, regression in parts:
+        for x, y, left_out, regression in parts:  # each from where its last fit ended
             weight, bias = regression.fit(x, y, strength)
             out[left_out] = scaled[left_out] @ weight.T.astype(np.float32) + bias
-        loss = tempered_log_loss(out[judged], labels[judged])
-        worse = 0 if loss < best_loss else worse + 1
-        if not worse:
-            best, best_loss = (strength, out[judged]), loss
-        if worse == 2:  # the loss has one valley, and the weaker the penalty the longer a fit takes
+        return out[judged]
+
+    best, logits = _lowest(left_out_logits, labels[judged])
+    return CrossValidated(STRENGTHS[best], int(folds.max()) + 1, judged, logits)
+
+
+def _lowest(logits_of: Callable[[float], Features], labels: NDArray[np.int64]) -> tuple[int, Features]:
+    """The place in `STRENGTHS` with the lowest balanced log-loss, and its logits: from the middle downhill.
+
+    The loss has one valley, so that most strengths need not be tried, and the fits of the strongest take the longest.
+    """
+    best = middle = STRENGTHS.index(MIDDLE)
+    logits = logits_of(MIDDLE)
+    loss = tempered_log_loss(logits, labels)
+    for step in (1, -1):
+        while 0 <= best + step < len(STRENGTHS):
+            tried = logits_of(STRENGTHS[best + step])
+            tried_loss = tempered_log_loss(tried, labels)
+            if tried_loss >= loss:
+                break
+            best, logits, loss = best + step, tried, tried_loss
+        if best != middle:
             break
-    return CrossValidated(best[0], int(folds.max()) + 1, judged, best[1])
+    return best, logits
 
 
 def _moments(features: Features) -> tuple[Features, Features]:
