@@ -65,7 +65,7 @@ def blur(images: Floats) -> Floats:
     return images
 
 
-def shrink(images: NDArray[np.uint8], side: int) -> Floats:
+def shrink(images: NDArray[np.uint8] | Floats, side: int) -> Floats:
     """Images (m, s, s, 3) at no more than side x side, each new pixel the mean of the area it covers."""
     s = images.shape[1]
     if s <= side:

@@ -40,6 +40,7 @@ EVIDENCE = 19.0  # of look-alike digits, one candidate in 2,000 comes to more; o
 DETAIL = 2.0  # grey levels: what an encoder adds to a plain area
 DIFFERENCE = 12.0  # of 255: the same article in another colour differs by more
 _BLOCK = 256  # pairs compared at once: about 40 MB
+MOST_KEPT = 8000  # images of which a small picture is kept meanwhile, in 100 MB; of more, they are made for each pair
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ def find_near_duplicates(
     similarity = [np.ones(len(twins))]
     large = np.minimum(index.widths, index.heights) >= SMALLEST_SIDE
     rows = np.flatnonzero(visible & large & (equal_to == np.arange(len(index))))
+    pictures = _small(pixels) if len(pixels) <= MOST_KEPT else pixels
     while len(rows) > 1 and pixels.shape[1] >= SMALLEST_SIDE:
-        found, alike = _verified(index, pixels, _candidates(features, rows, advance), advance)
+        found, alike = _verified(index, pictures, _candidates(features, rows, advance), advance)
         pairs, similarity = [*pairs, found], [*similarity, alike]
         rows, advance = _crowded(rows, found), _unseen  # a further round is short
     return _result(index, np.concatenate(pairs), np.concatenate(similarity))
@@ -169,8 +171,13 @@ def _candidates(features: Floats, rows: Ints, advance: Advance) -> Ints:
     return np.unique(np.concatenate(found), axis=0)
 
 
+def _small(pixels: NDArray[np.uint8]) -> Floats:
+    """All images at `SIDE`, once: most are compared with several others."""
+    return np.concatenate([shrink(pixels[rows], SIDE) for rows in _blocks(len(pixels), _BLOCK)])
+
+
 def _verified(
-    index: ImageIndex, pixels: NDArray[np.uint8], pairs: Ints, advance: Advance
+    index: ImageIndex, pixels: NDArray[np.uint8] | Floats, pairs: Ints, advance: Advance
 ) -> tuple[Ints, NDArray[np.float64]]:
     """The pairs that hold on pixels, and their similarity; which is laid over which is told by content, not order."""
     swap = np.array([index.sha256[a] > index.sha256[b] for a, b in pairs.tolist()], bool)
@@ -203,7 +210,9 @@ def is_copy(likeness: Likeness) -> NDArray[np.bool_]:
     )
 
 
-def _compared(pixels: NDArray[np.uint8], pairs: Ints, side: int, motion: Floats | None, advance: Advance) -> Likeness:
+def _compared(
+    pixels: NDArray[np.uint8] | Floats, pairs: Ints, side: int, motion: Floats | None, advance: Advance
+) -> Likeness:
     def one(block: range) -> Likeness:
         a, b = (shrink(pixels[pairs[block, i]], side) for i in (0, 1))
         return compare(a, b, None if motion is None else motion[block])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from steadylens.data.findings import Finding, Suggestion, Sure
 from steadylens.data.folders import counted
+from steadylens.data.reading import in_threads
 from steadylens.data.sources import ImageIndex
 
 # Fewer images have no usual size, shape or sharpness to differ from.
@@ -80,7 +81,8 @@ def measure(pixels: NDArray[np.uint8]) -> Looks:
     """Measure the looks of images, uint8 (n, side, side, 3), a piece at a time."""
     side = pixels.shape[1]
     piece = max(1, _PIECE_PIXELS // side**2)
-    rows = [_measure(pixels[start : start + piece]) for start in range(0, len(pixels), piece)]
+    starts = range(0, len(pixels), piece)
+    rows = list(in_threads(lambda start: _measure(pixels[start : start + piece]), starts, piece=1))
     return Looks(*np.concatenate(rows).T) if rows else Looks(*np.zeros((6, 0)))
 
 
