@@ -133,9 +133,14 @@ def test_images_are_made_smaller_only_where_the_time_does_not_suffice(
 ) -> None:
     path = make_weights(image_size=224)
     monkeypatch.setattr(backbones, "forward_rate", lambda _n, _a, size, *_: 1.2 * (224 / size) ** 2)
-    sizes = [choose({"weights": path}, photos(80), seconds=seconds).image_size for seconds in (1000, 23.6, 15.9, 1e-3)]
-    assert sizes == [224, 192, 160, 128]
-    choice = choose({"weights": path}, photos(80), seconds=10)
+    index = photos(80)
+    tuned = [choose({"weights": path}, index, seconds=share * len(index)).image_size for share in (10, 7, 5, 3)]
+    probed = [choose({"weights": path}, index, seconds=share * len(index)).image_size for share in (2, 1.2, 0.8, 1e-3)]
+    assert tuned == [224, 192, 160, 128], "until four epochs of fine-tuning fit"
+    assert probed == [224, 192, 160, 128], "no size has time for those, and the probe gets the largest that it can"
+    probe = choose({"weights": path, "transfer": "probe"}, index, seconds=3 * len(index))
+    assert probe.image_size == 224
+    choice = choose({"weights": path}, photos(80), seconds=1)
     assert "smaller than the 224 px" in choice.why["image_size"]
     given = choose({"weights": path, "image_size": 100}, photos(80), seconds=1e-3)
     assert (given.image_size, given.why["image_size"]) == (100, "given")
