@@ -26,20 +26,25 @@ from steadylens.training.selection import Selection
 from steadylens.training.state import Epoch, Fitted, Step
 
 
+@dataclass(frozen=True)
+class Onlookers:
+    """Who is told of a training while it goes on: metrics.jsonl of the run, the console, its bar, and the loggers."""
+
+    run: Path
+    console: Console
+    advance: Advance
+    loggers: Loggers
+
+
 def learn(
-    run: Path,
-    prepared: Prepared,
-    selection: Selection,
-    seconds: float | None,
-    checkpoints: Checkpoints,
-    console: Console,
-    advance: Advance,
-    loggers: Loggers,
+    prepared: Prepared, selection: Selection, seconds: float | None, checkpoints: Checkpoints, onlookers: Onlookers
 ) -> tuple[Fitted, dict[str, Any] | None]:
     """Train, or take what was trained; with a pretrained backbone there is an account of it for the report."""
     recipe, backbone = selection.recipe, prepared.backbone.pretrained
     if (backbone.sha256 if backbone else "") != recipe.weights_sha256:
-        raise DataError(f"The pretrained weights are not those that {run} was begun with. Begin another with --out.")
+        raise DataError(
+            f"The pretrained weights are not those that {onlookers.run} was begun with. Begin another with --out."
+        )
     torch.manual_seed(recipe.seed)
     network = build(spec_of(recipe))
     network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -47,27 +52,24 @@ def learn(
     if outcome is not None:
         trained = Checkpoint(outcome.state["fitted"], outcome.tensors)
         return fitted_from(trained, network, prepared.preprocessing), outcome.state["account"]
-    fitted, account = _train(run, network, prepared, selection, seconds, checkpoints, console, advance, loggers)
+    fitted, account = _train(network, prepared, selection, seconds, checkpoints, onlookers)
     trained = outcome_of(fitted)
     checkpoints.keep("trained", Checkpoint({"fitted": trained.state, "account": account}, trained.tensors))
     return fitted, account
 
 
 def _train(
-    run: Path,
     network: nn.Module,
     prepared: Prepared,
     selection: Selection,
     seconds: float | None,
     checkpoints: Checkpoints,
-    console: Console,
-    advance: Advance,
-    loggers: Loggers,
+    onlookers: Onlookers,
 ) -> tuple[Fitted, dict[str, Any] | None]:
     """Train from scratch, or adapt a pretrained backbone; the account of the latter goes into the report."""
     recipe, backbone = selection.recipe, prepared.backbone
     training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
-    progress = _Progress(run, console, advance, loggers)
+    progress = _Progress(onlookers)
     if backbone.pretrained is None or not isinstance(network, pretrained.Backbone):
         fitted = fit(
             network, training, validation, recipe, prepared.preprocessing,
@@ -78,10 +80,10 @@ def _train(
     adapted = adapt(
         network, training, validation, recipe, prepared.preprocessing,
         seconds=seconds, seconds_per_image=selection.seconds_per_image, cache=cache_folder(), checkpoints=checkpoints,
-        on_features=lambda share, rate: advance(share, f"looking at images  {rate:,.0f} images/s"),
+        on_features=lambda share, rate: onlookers.advance(share, f"looking at images  {rate:,.0f} images/s"),
         on_step=progress.step, on_epoch=progress.epoch,
     )  # fmt: skip
-    console.say(f"  {adapted.account['decision']}")
+    onlookers.console.say(f"  {adapted.account['decision']}")
     return adapted.fitted, {
         **adapted.account,
         "bare_per_second": backbone.images_per_second,
@@ -93,21 +95,18 @@ def _train(
 class _Progress:
     """What is shown, and written to metrics.jsonl, while a training goes on."""
 
-    run: Path
-    console: Console
-    advance: Advance
-    loggers: Loggers
+    onlookers: Onlookers
     reached: str = ""
 
     def step(self, step: Step) -> None:
         """Show where the training is."""
         rate, loss = f"{step.images_per_second:,.0f} images/s", f"loss {step.loss:.3f}"
-        self.advance(step.progress, f"epoch {step.epoch}  {rate}  {loss}{self.reached}")
+        self.onlookers.advance(step.progress, f"epoch {step.epoch}  {rate}  {loss}{self.reached}")
 
     def epoch(self, epoch: Epoch) -> None:
         """Keep and say what was measured after an epoch."""
-        run_folder.append_epoch(self.run, epoch)
+        run_folder.append_epoch(self.onlookers.run, epoch)
         row = curve_row(epoch)
-        self.loggers.epoch(row)
+        self.onlookers.loggers.epoch(row)
         self.reached = f"  balanced accuracy {epoch.validation_balanced_accuracy:.1%}"
-        self.console.say(epoch_line(row))
+        self.onlookers.console.say(epoch_line(row))

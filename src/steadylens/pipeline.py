@@ -26,7 +26,7 @@ from steadylens.deployment import artifact, predictor
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
 from steadylens.evaluation.labels import doubt, outliers, suspicious_labels
-from steadylens.learning import learn
+from steadylens.learning import Onlookers, learn
 from steadylens.models import spec_of
 from steadylens.models.distance import MOST_KNOWN, distances_to_known
 from steadylens.models.inference import features_of, logits_of
@@ -127,12 +127,13 @@ def _do(
     console.say(f"  {recipe.network}, {recipe.imbalance}: {selection.why['network']}")
 
     with watch.stage("train"), console.stage("Training") as advance, interruption.deferred():
+        onlookers = Onlookers(run, console, advance, loggers)
         foreign = _worth_looking_for_foreign(prepared, selection, budget)
         left = None
         if budget is not None:
             predicted = _images_to_predict(prepared, recipe, foreign)
             left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
-        fitted, account = learn(run, prepared, selection, left, begun.checkpoints, console, advance, loggers)
+        fitted, account = learn(prepared, selection, left, begun.checkpoints, onlookers)
         network = fitted.network
     with watch.stage("calibrate"), console.stage("Calibrating"):
         validation = prepared.part(splits.validation)
