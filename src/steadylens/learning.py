@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from steadylens.config import Recipe
 from steadylens.console import Advance, Console
 from steadylens.data.store import cache_folder
 from steadylens.errors import DataError
@@ -18,7 +19,8 @@ from steadylens.report import run_folder
 from steadylens.report.contents import curve_row
 from steadylens.report.loggers import Loggers
 from steadylens.report.metrics_log import epoch_line
-from steadylens.training.checkpoint import Checkpoint, Checkpoints
+from steadylens.training import refit as refitting
+from steadylens.training.checkpoint import Checkpoint, Checkpoints, copied
 from steadylens.training.finetune import adapt
 from steadylens.training.loop import fit
 from steadylens.training.position import fitted_from, outcome_of
@@ -40,14 +42,12 @@ def learn(
     prepared: Prepared, selection: Selection, seconds: float | None, checkpoints: Checkpoints, onlookers: Onlookers
 ) -> tuple[Fitted, dict[str, Any] | None]:
     """Train, or take what was trained; with a pretrained backbone there is an account of it for the report."""
-    recipe, backbone = selection.recipe, prepared.backbone.pretrained
-    if (backbone.sha256 if backbone else "") != recipe.weights_sha256:
+    backbone = prepared.backbone.pretrained
+    if (backbone.sha256 if backbone else "") != selection.recipe.weights_sha256:
         raise DataError(
             f"The pretrained weights are not those that {onlookers.run} was begun with. Begin another with --out."
         )
-    torch.manual_seed(recipe.seed)
-    network = build(spec_of(recipe))
-    network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _fresh(selection.recipe)
     outcome = checkpoints.outcome("trained")
     if outcome is not None:
         trained = Checkpoint(outcome.state["fitted"], outcome.tensors)
@@ -56,6 +56,92 @@ def learn(
     trained = outcome_of(fitted)
     checkpoints.keep("trained", Checkpoint({"fitted": trained.state, "account": account}, trained.tensors))
     return fitted, account
+
+
+@dataclass(frozen=True)
+class Again:
+    """What came of training again.
+
+    Attributes:
+        network: the one to keep.
+        block: for the report; None where it is the first one.
+        why: which it is, in words, for the option's line in the report; empty where it was not asked for.
+    """
+
+    network: nn.Module
+    block: dict[str, Any] | None
+    why: dict[str, str]
+
+
+def learn_again(
+    prepared: Prepared,
+    selection: Selection,
+    fitted: Fitted,
+    account: dict[str, Any] | None,
+    seconds: float | None,
+    checkpoints: Checkpoints,
+    onlookers: Onlookers,
+) -> Again:
+    """Train again on train and validation together where the recipe says so, or take what was; see `training.refit`.
+
+    Where the seconds that are left do not suffice, that is said, and the first network is kept.
+    """
+    if not selection.recipe.refit:
+        return Again(fitted.network, None, {})
+    outcome = checkpoints.outcome("refitted")
+    if outcome is None:
+        outcome = _train_again(prepared, selection, fitted, account, seconds, checkpoints, onlookers)
+        checkpoints.keep("refitted", outcome)
+    block, why = outcome.state["block"], {"refit": f"given: {outcome.state['why']}"}
+    onlookers.console.say(f"  {outcome.state['why']}")
+    if block is None:
+        return Again(fitted.network, None, why)
+    network = _fresh(selection.recipe)
+    network.load_state_dict(outcome.tensors)
+    return Again(network.eval(), block, why)
+
+
+def _train_again(
+    prepared: Prepared,
+    selection: Selection,
+    fitted: Fitted,
+    account: dict[str, Any] | None,
+    seconds: float | None,
+    checkpoints: Checkpoints,
+    onlookers: Onlookers,
+) -> Checkpoint:
+    """The weights of the second training, and what the report says of it."""
+    parts = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
+    images, first = refitting.together(*parts), refitting.first_of(fitted, account)
+    needed = refitting.seconds_for(first, len(images), len(parts[0]))
+    begun = any(checkpoints.position(stage) for stage in ("refitting", "refit-tuning"))
+    if seconds is not None and needed > refitting.SLACK * seconds and not begun:
+        why = f"the first network is kept: training again takes {needed:.0f} s, and {max(0, seconds):.0f} s are left"
+        return Checkpoint({"block": None, "why": why})
+    progress, network = _Progress(onlookers), _fresh(selection.recipe)
+    backbone = prepared.backbone.pretrained
+    if backbone is None or not isinstance(network, pretrained.Backbone):
+        second = refitting.refit(
+            network, images, selection.recipe, prepared.preprocessing, first,
+            seconds=seconds, checkpoints=checkpoints, on_step=progress.step,
+        )  # fmt: skip
+    else:
+        network.take_in(backbone)
+        second = refitting.readapt(
+            network, parts, selection.recipe, prepared.preprocessing, first,
+            seconds=seconds, cache=cache_folder(), checkpoints=checkpoints, on_step=progress.step,
+        )  # fmt: skip
+    block = {"images": len(images), **asdict(second)}
+    why = f"trained again on all {len(images):,} images of train and validation, for {second.epochs} epochs"
+    return Checkpoint({"block": block, "why": why}, copied(network.state_dict()))
+
+
+def _fresh(recipe: Recipe) -> nn.Module:
+    """The recipe's network before its first step, on its device."""
+    torch.manual_seed(recipe.seed)
+    network = build(spec_of(recipe))
+    network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def _train(
