@@ -62,6 +62,7 @@ ALLOWED: dict[str, Allowed] = {
     "learning_rate": number(1e-8, 10, "auto"),
     "averaging": number(0, 0.99999),
     "precision": choice("auto", "fp32", "bf16"),
+    "refit": lambda v: type(v) is bool,
     "seed": whole(0, 2**32 - 1),
     "device": choice("auto", "cpu", "cuda"),
     "log": lambda v: isinstance(v, tuple) and set(v) <= {"tensorboard", "mlflow"} and len(set(v)) == len(v),
@@ -122,6 +123,11 @@ def test_the_default_of_every_option_is_accepted_as_it_is(name: str) -> None:
     default = getattr(Config(), name)
     assert getattr(parse({name: default}), name) == default
     assert parse({}) == Config()
+
+
+@pytest.mark.parametrize(("given", "meant"), [(True, True), ("on", True), ("true", True), ("off", False)])
+def test_whether_to_refit_is_said_by_a_flag_or_a_word(given: object, meant: bool) -> None:
+    assert parse({"refit": given}).refit is meant
 
 
 @pytest.mark.parametrize("given", ["mlflow,tensorboard", " mlflow , tensorboard,mlflow", ["mlflow", "tensorboard"]])

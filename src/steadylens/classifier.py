@@ -151,6 +151,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learning_rate: float | str = "auto",
         averaging: float = 0.995,
         precision: str = "auto",
+        refit: bool = False,
         seed: int = 0,
         device: str = "auto",
         log: str | Sequence[str] = (),
@@ -183,6 +184,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.learning_rate = learning_rate
         self.averaging = averaging
         self.precision = precision
+        self.refit = refit
         self.seed = seed
         self.device = device
         self.log = log

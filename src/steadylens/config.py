@@ -55,6 +55,7 @@ class Config:
         learning_rate: peak of the schedule, or "auto".
         averaging: decay of the weight average in [0, 1), 0 is off.
         precision: arithmetic of the training, or "auto".
+        refit: whether the recipe is trained again on train and validation together, for the weights to keep.
         seed: of everything random.
         device: "cpu", "cuda" or "auto".
         log: names of the loggers that get the figures too; they do not determine the training.
@@ -86,6 +87,7 @@ class Config:
     learning_rate: float | Auto = "auto"
     averaging: float = 0.995
     precision: str = "auto"
+    refit: bool = False
     seed: int = 0
     device: str = "auto"
     log: tuple[str, ...] = ()
@@ -132,6 +134,7 @@ class Recipe:
     image_fit: str = "squash"
     optimizer: str = "adamw"
     mirror: str = "off"
+    refit: bool = False
 
 
 def parse(values: Mapping[str, Any]) -> Config:
@@ -235,6 +238,14 @@ def _network(value: Any) -> str:  # noqa: ANN401 - checked here
         raise ValueError(f"{error}, or {TIMM}NAME for a backbone of timm, such as {TIMM}resnet50") from error
 
 
+def _flag(value: Any) -> bool:  # noqa: ANN401 - checked here
+    """Yes or no, in Python, TOML or words."""
+    words = {True: True, False: False, "on": True, "off": False, "true": True, "false": False}
+    if not isinstance(value, bool | str) or value not in words:
+        raise ValueError("on or off")
+    return words[value]
+
+
 def _path(value: Any) -> str:  # noqa: ANN401 - checked here
     if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
         raise ValueError("the path of a file")
@@ -279,6 +290,7 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "learning_rate": _number(1e-8, 10, words=_AUTO),
     "averaging": _number(0, 0.99999),
     "precision": _one_of("auto", "fp32", "bf16"),
+    "refit": _flag,
     "seed": _number(0, 2**32 - 1, whole=True),
     "device": _one_of("auto", "cpu", "cuda"),
     "log": _some_of(*LOGGERS),

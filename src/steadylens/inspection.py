@@ -72,6 +72,8 @@ def inspect(
         raise ConfigError(f"Networks are trained only to check labels: without --labels there is no {min(unused)}.")
     if config.network.startswith(TIMM) or config.weights is not None:
         raise ConfigError("Labels are checked with networks trained from scratch: leave network and weights out.")
+    if config.refit:
+        raise ConfigError("An audit keeps no network that could be trained again: leave refit out.")
     console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
     run_folder.require_free(folder)
     index = indexed(read, console, watch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from steadylens.deployment import artifact, predictor
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
 from steadylens.evaluation.labels import doubt, outliers, suspicious_labels
-from steadylens.learning import learn
+from steadylens.learning import Onlookers, learn, learn_again
 from steadylens.models import spec_of
 from steadylens.models.distance import MOST_KNOWN, distances_to_known
 from steadylens.models.inference import features_of, logits_of
@@ -42,6 +43,7 @@ from steadylens.report.thumbnails import draw_thumbnails, save_thumbnails
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.diagnosis import Diagnosis, diagnose
 from steadylens.training.imbalance import balance, natural_logits
+from steadylens.training.refit import share_of_first
 from steadylens.training.selection import DEFAULT_BUDGET_S, Selection, select
 from steadylens.training.state import Fitted
 
@@ -128,31 +130,31 @@ def _do(
     console.say(f"  {recipe.network}, {recipe.imbalance}: {selection.why['network']}")
 
     with watch.stage("train"), console.stage("Training") as advance, interruption.deferred():
+        onlookers = Onlookers(run, console, advance, loggers)
         foreign = _worth_looking_for_foreign(prepared, selection, budget)
-        left = None
-        if budget is not None:
-            predicted = _images_to_predict(prepared, recipe, foreign)
-            left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
-        fitted, account = learn(run, prepared, selection, left, begun.checkpoints, console, advance, loggers)
-        network = fitted.network
+        left = partial(_left_to_train, prepared, selection, foreign, budget, watch)
+        fitted, account = learn(prepared, selection, left(_first_share(prepared, config)), begun.checkpoints, onlookers)
+        again = learn_again(prepared, selection, fitted, account, left(1.0), begun.checkpoints, onlookers)
+        selection = replace(selection, why=selection.why | again.why)
     with watch.stage("calibrate"), console.stage("Calibrating"):
         validation = prepared.part(splits.validation)
-        validation_logits = _answers(begun.checkpoints, "validation", network, validation, prepared)
+        validation_logits = _answers(begun.checkpoints, "validation", fitted.network, validation, prepared)
         temperature = fit_temperature(validation_logits, validation.labels)
         scores = evaluate(validation_logits, validation.labels, index.classes, temperature, seed=recipe.seed)
         diagnosis = _diagnose(fitted, scores)
     with watch.stage("evaluate"), console.stage("Evaluating"):
         test = prepared.part(splits.test)  # here, once
-        test_logits = _answers(begun.checkpoints, "test", network, test, prepared)
+        name = "refitted-test" if again.block else "test"
+        test_logits = _answers(begun.checkpoints, name, again.network, test, prepared)
         test_scores = evaluate(test_logits, test.labels, index.classes, temperature, seed=recipe.seed)
     with watch.stage("check labels"), console.stage("Checking labels"):
         prepared = _check_labels(run, prepared, fitted, recipe, (validation_logits, test_logits), foreign, console)
     with watch.stage("pack"), console.stage("Packing"):
-        _pack(run, prepared, recipe, fitted, temperature, {"validation": scores, "test": test_scores}, console)
+        _pack(run, prepared, recipe, again.network, temperature, {"validation": scores, "test": test_scores}, console)
     with watch.stage("report"), console.stage("Reporting"):
         _show_images(run, prepared, test, apply_temperature(test_logits, temperature), recipe.seed)
         report = _report(begun.command, prepared, selection, fitted, account, diagnosis, scores, test_scores, watch)
-        report["training"] |= {"resumed": begun.resumed, "elsewhere": list(begun.elsewhere)}
+        report["training"] |= {"refit": again.block, "resumed": begun.resumed, "elsewhere": list(begun.elsewhere)}
         loggers.finished(report)
         report["environment"] |= loggers.account()
         write_page(run, report)
@@ -179,9 +181,10 @@ def _keep_index(run: Path, prepared: Prepared, begun: Continuation) -> None:
 def _select(prepared: Prepared, config: Config, seconds: float | None) -> Selection:
     """Choose the recipe, for what is left of the seconds when the report is made."""
     train, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
+    to_train = None if seconds is None else _first_share(prepared, config) * (seconds - REPORT_S)
     return select(
         config, prepared.store.index.classes, train, validation, prepared.preprocessing, prepared.reasons["image_size"],
-        seconds=None if seconds is None else seconds - REPORT_S, backbone=prepared.backbone.pretrained,
+        seconds=to_train, backbone=prepared.backbone.pretrained,
         reasons=prepared.reasons,
     )  # fmt: skip
 
@@ -225,6 +228,22 @@ def _looked_at_again(prepared: Prepared) -> int:
 def _worth_looking_for_foreign(prepared: Prepared, selection: Selection, budget: float | None) -> bool:
     """Whether the time allows to look at the images once more, for those that are like no others."""
     return budget is None or _looked_at_again(prepared) * selection.seconds_per_image <= FOREIGN_SHARE * budget
+
+
+def _left_to_train(
+    prepared: Prepared, selection: Selection, foreign: bool, budget: float | None, watch: Stopwatch, share: float
+) -> float | None:
+    """A share of the seconds that are left, when time to predict and to report is set aside."""
+    if budget is None:
+        return None
+    predicted = _images_to_predict(prepared, selection.recipe, foreign)
+    return share * (budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image)
+
+
+def _first_share(prepared: Prepared, config: Config) -> float:
+    """The share of the time for the first training: all of it, or what leaves enough to do it again on more images."""
+    trained_on, more = len(prepared.splits.train), len(prepared.splits.validation)
+    return share_of_first(trained_on + more, trained_on) if config.refit else 1.0
 
 
 def _images_to_predict(prepared: Prepared, recipe: Recipe, foreign: bool) -> int:
@@ -282,7 +301,7 @@ def _pack(
     run: Path,
     prepared: Prepared,
     recipe: Recipe,
-    fitted: Fitted,
+    network: nn.Module,
     temperature: float,
     scores: dict[str, Any],
     console: Console,
@@ -290,8 +309,8 @@ def _pack(
     """Write the artifact, and prove on raw test files that it answers as the trained network does."""
     artifact.pack(
         run / "model",
-        fitted.network,
-        spec=replace(spec_of(recipe), mirrored=isinstance(fitted.network, Mirrored)),
+        network,
+        spec=replace(spec_of(recipe), mirrored=isinstance(network, Mirrored)),
         classes=recipe.classes,
         preprocessing=prepared.preprocessing,
         temperature=temperature,
@@ -301,7 +320,7 @@ def _pack(
     index, rows = prepared.store.index, prepared.splits.test
     if index.arrays is None:
         chosen = rows[np.linspace(0, len(rows) - 1, min(VERIFIED_IMAGES, len(rows))).astype(int)]
-        network = fitted.network.cpu()  # where an artifact is loaded: another device rounds in another way
+        network = network.cpu()  # where an artifact is loaded: another device rounds in another way
         logits = logits_of(network, prepared.store.pixels[chosen], prepared.preprocessing)
         files = [(index.read(index.paths[row]), logits[i]) for i, row in enumerate(chosen)]
         readable = [(content, expected) for content, expected in files if isinstance(content, bytes)]

@@ -338,7 +338,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
 }  # fmt: skip
 SET: dict[str, tuple[str, Any]] = {
     "batch_size": ("16", 16), "learning_rate": ("0.003", 0.003), "averaging": ("0.9", 0.9),
-    "precision": ("fp32", "fp32"), "flip": ("off", False), "image_fit": ("pad", "pad"),
+    "precision": ("fp32", "fp32"), "flip": ("off", False), "image_fit": ("pad", "pad"), "refit": ("off", False),
     "mirror": ("on", "on"),
 }  # fmt: skip
 OF_WEIGHTS = {"weights", "weights_sha256", "arguments", "transfer"}  # which come with a pretrained backbone
@@ -363,6 +363,13 @@ def test_an_option_that_is_given_is_obeyed_and_said_to_be_given(everything_given
 
 def test_every_field_of_the_recipe_can_be_given(everything_given: Path) -> None:
     assert read(everything_given / "recipe.json").keys() == {*GIVEN, *SET, *OF_WEIGHTS, "classes", "optimizer"}
+
+
+def test_the_second_training_has_a_flag(images_folder: Path, tmp_path: Path, invoke: Invoke) -> None:
+    left = invoke("train", images_folder, *SMALL, "--refit", "--out", tmp_path / "run", "--json", "--quiet")
+    report = json.loads(left.out)
+    assert report["training"]["refit"]["epochs"] == report["training"]["best_epoch"]
+    assert report["selection"]["chosen"]["refit"] is True
 
 
 def test_flags_win_over_set_and_set_over_the_file(images_folder: Path, tmp_path: Path, invoke: Invoke) -> None:

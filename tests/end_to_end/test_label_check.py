@@ -110,3 +110,8 @@ def test_the_audit_finds_wrong_labels_among_all_images(tmp_path: Path) -> None:
 def test_options_of_networks_are_refused_where_labels_are_not_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="without --labels there is no budget"):
         steadylens.audit(tmp_path, out=tmp_path / "audit", budget="1m", quiet=True)
+
+
+def test_an_audit_has_no_network_to_train_again(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leave refit out"):
+        steadylens.audit(tmp_path, out=tmp_path / "audit", labels=True, refit=True, quiet=True)

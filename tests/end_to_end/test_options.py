@@ -22,7 +22,7 @@ OTHER: dict[str, Any] = {
     "network": "keras-blog", "depth": 2, "width": 0.4, "image_size": 10, "imbalance": "class-weights",
     "minority_augment": 0.9, "augment": "strong", "flip": "on", "l1": 1e-2, "l2": 0.5, "dropout": 0.5,
     "label_smoothing": 0.2, "mixup": 1.0, "epochs": 3, "batch_size": 8, "learning_rate": 0.01, "averaging": 0,
-    "precision": "bf16", "seed": 1,
+    "precision": "bf16", "seed": 1, "refit": True,
 }  # fmt: skip
 
 

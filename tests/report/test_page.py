@@ -120,6 +120,19 @@ def test_every_figure_is_the_reports(make_run: MakeRun) -> None:
         assert words(duration(seconds)) in text
 
 
+def test_without_a_second_training_none_is_told(make_run: MakeRun) -> None:
+    assert "trained again" not in page_of(make_run(plots=False)).text
+
+
+def test_a_second_training_is_told_with_what_it_leaves_to_the_first(make_run: MakeRun) -> None:
+    def refit(report: dict[str, Any]) -> None:
+        report["training"]["refit"] = {"images": 4321, "epochs": 23, "seconds": 300.0}
+
+    text = page_of(make_run(change=refit, plots=False)).text
+    assert "trained again on the 4,321 images of train and validation together, epochs: 23" in text
+    assert "so is the temperature" in text
+
+
 def words(text: str) -> str:
     return " ".join(text.split())
 

@@ -16,12 +16,13 @@ def rows(
     validation: Sequence[float | None],
     validation_loss: Sequence[float | None] | None = None,
     train_loss: Sequence[float | None] | None = None,
+    train: Sequence[float | None] | None = None,
 ) -> list[Row]:
     n = len(validation)
     return [
         {
             "epoch": i + 1,
-            "train_balanced_accuracy": None,
+            "train_balanced_accuracy": (train or [None] * n)[i],
             "validation_balanced_accuracy": validation[i],
             "train_balanced_log_loss": (train_loss or [None] * n)[i],
             "validation_balanced_log_loss": (validation_loss or [None] * n)[i],
@@ -70,7 +71,9 @@ def test_a_small_gap_is_good() -> None:
 
 
 def test_a_gap_within_the_margin_is_no_alarm() -> None:
-    assert diagnosed(FLAT, 0.99, 0.84, margin=0.20).verdict == "good"
+    got = diagnosed(FLAT, 0.99, 0.84, margin=0.20)
+    assert got.verdict == "good"
+    assert "a gap of up to 20.0 points may be chance" in got.text
     assert diagnosed(FLAT, 0.99, 0.84, margin=0.05).verdict == "overfitting"
 
 
@@ -106,8 +109,31 @@ def test_weak_on_its_own_training_images_is_underfitting() -> None:
     assert "below 80.0 %" in got.text
 
 
-def test_weak_on_training_and_far_weaker_on_validation_is_overfitting() -> None:
+def test_of_what_training_images_lack_and_the_gap_the_larger_is_named() -> None:
     assert diagnosed(FLAT, 0.75, 0.40).verdict == "overfitting"
+    assert diagnosed(FLAT, 0.34, 0.20).verdict == "underfitting"
+
+
+def test_where_training_images_are_learned_a_large_gap_is_named_whatever_they_lack() -> None:
+    assert diagnosed(FLAT, 0.80, 0.66).verdict == "overfitting"
+
+
+def test_weights_from_before_the_training_images_were_learned_by_heart_are_good() -> None:
+    by_heart = rows([0.6, 0.75, 0.7, 0.65], train=[0.65, 0.77, 0.9, 0.99])
+    got = diagnosed(by_heart, 0.77, 0.75, best_epoch=2)
+    assert got.verdict == "good"
+    assert "Later epochs learned the training images better" in got.text
+
+
+def test_what_was_reached_before_the_best_epoch_or_only_nearly_speaks_for_nothing() -> None:
+    before = rows([0.7, 0.75, 0.7], train=[0.9, 0.77, 0.78])
+    assert diagnosed(before, 0.77, 0.75, best_epoch=2).verdict == "underfitting"
+
+
+def test_weak_on_training_the_text_names_both_causes() -> None:
+    got = diagnosed(FLAT, 0.75, 0.74)
+    assert got.verdict == "underfitting"
+    assert "it was held back, or their labels cannot be told from the images" in got.text
 
 
 @pytest.mark.parametrize(
@@ -115,6 +141,11 @@ def test_weak_on_training_and_far_weaker_on_validation_is_overfitting() -> None:
 )
 def test_a_curve_still_climbing_is_underfitting_unless_stopped_early(stopped: str, verdict: str) -> None:
     assert diagnosed(CLIMBING, 0.9, 0.86, stopped=stopped).verdict == verdict
+
+
+def test_a_climb_within_the_margin_is_no_reason() -> None:
+    assert diagnosed(CLIMBING, 0.9, 0.86, margin=0.07, stopped="epochs").verdict == "underfitting"
+    assert diagnosed(CLIMBING, 0.9, 0.86, margin=0.09, stopped="epochs").verdict == "good"
 
 
 def test_a_flat_curve_at_the_last_epoch_is_good() -> None:

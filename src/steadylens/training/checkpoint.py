@@ -37,6 +37,11 @@ RESTS_ON = {
     "trained": "selection",
     "validation": "trained",
     "test": "trained",
+    "refit-probe": "trained",
+    "refit-tuning": "refit-probe",
+    "refitting": "trained",
+    "refitted": "trained",
+    "refitted-test": "refitted",
 }
 KEPT = 2  # positions
 EVERY_S = 45.0  # between two positions within an epoch, so that each is on the disk within a minute

@@ -1,19 +1,32 @@
 """Over- or underfitting, in words, with the figures that say so.
 
-The rules, in this order; accuracy here is balanced accuracy:
+The rules, in this order; accuracy here is balanced accuracy, of the weights that are kept:
 
-1. *Overfitting*: the final weights know the training images better than the validation images by
-   more than `GAP`, and by more than the validation figure's own uncertainty. Or: that gap is
+1. *Overfitting*: the training images are known better than the validation images by more than
+   `GAP`, and by more than the validation figure's own uncertainty; unless the training images are
+   not learned either (below `LEARNED`) and lack more than the gap: the larger of the two errors is
+   the one to name (Ng, "Machine Learning Yearning", 2018, chapters 20 to 27). Or: the gap is
    beyond the uncertainty, and by the best epoch the validation log-loss had risen by more than
-   `RISE` from its minimum while the training log-loss still fell. What came after the best epoch
-   does not count, because those weights are not the ones that are kept.
-2. *Underfitting*: the final weights are below `LEARNED` even on the training images, or the
-   training ended by its number of epochs or its time budget while the last quarter of the epochs
-   still raised the best validation accuracy by more than `CLIMB`.
+   `RISE` from its minimum while the training log-loss still fell.
+2. *Underfitting*: neither the weights that are kept nor those of a later epoch reach `LEARNED` on
+   the training images, or the training ended by its number of epochs or its time budget while the
+   last quarter of the epochs still raised the best validation accuracy by more than `CLIMB`, and
+   by more than its uncertainty.
 3. *Good*: neither.
 
-The four thresholds are our own choice: round numbers near what a person would call a large gap,
-a poor fit and a visible climb. They decide what is said, never which weights are kept.
+What came after the best epoch is not held against the weights of before: where early stopping has
+put back weights from before the training images were learned by heart, the training overfitted and
+what is kept does not. It speaks for them: where later epochs learned the training images and the
+validation images no better, there was nothing left to learn.
+
+Two things no curve can tell. Where there are few validation images, a gap may be chance, and the
+text says so. And where labels are wrong or classes alike, nobody could learn all training images:
+a network that learned what there is looks like one that is too small. Such a training is called
+underfitting, and the text names both causes.
+
+The four thresholds are our own choice: round numbers near what a person would call a large gap, a
+poor fit and a visible climb. They decide what is said, never which weights are kept. How often the
+rules are right is measured by `benchmarks/diagnosis.py`.
 """
 
 from __future__ import annotations
@@ -83,22 +96,31 @@ def diagnose(
         margin: half the width of the 95 % interval of the validation balanced accuracy.
         stopped: "budget", "early" or "epochs".
     """
-    gap = train[0] - validation[0]
+    gap, lacking = train[0] - validation[0], 1 - train[0]
     rise = _rise(curve, best_epoch)
     climb = _climb(curve) if stopped in ("epochs", "budget") else 0.0
     verdict: Verdict = "good"
     reason = f"The training is long enough and the gap is small enough (up to {_points(max(GAP, margin))} is no alarm)."
-    if gap > max(GAP, margin):
+    if gap > max(GAP, margin) and (train[0] >= LEARNED or gap >= lacking):
         verdict, reason = "overfitting", "It has learned the training images more than what their classes look like."
     elif gap > margin and rise > RISE:
         verdict = "overfitting"
         reason = f"The validation log-loss had risen by {_percent(rise)} while the training log-loss still fell."
-    elif train[0] < LEARNED:
+    elif max(train[0], _later(curve, best_epoch)) < LEARNED:
         verdict = "underfitting"
-        reason = f"It has not learned the training images themselves (below {_percent(LEARNED)})."
-    elif climb > CLIMB:
+        reason = (
+            f"It has not learned the training images themselves (below {_percent(LEARNED)}): it was held back, or "
+            "their labels cannot be told from the images."
+        )
+    elif climb > max(CLIMB, margin):
         verdict = "underfitting"
         reason = f"The last quarter of the epochs still gained {_points(climb)} on validation when the training ended."
+    elif train[0] < LEARNED:
+        reason = "Later epochs learned the training images better, and validation images no better."
+    elif gap > GAP:
+        reason = (
+            f"With so few validation images a gap of up to {_points(margin)} may be chance; more of them would tell."
+        )
     text = f"{_describe(train[0], validation[0])} {reason}"
     return Diagnosis(verdict, train[0], validation[0], gap, text, ADVICE[verdict])
 
@@ -117,6 +139,12 @@ def _rise(curve: Sequence[Row], best_epoch: int) -> float:
     lowest, train_then = min(rows)
     last, train_last = rows[-1]
     return (last - lowest) / lowest if train_last < train_then and lowest > 0 else 0.0
+
+
+def _later(curve: Sequence[Row], best_epoch: int) -> float:
+    """The best accuracy on the training images after the best epoch; 0 where there is none."""
+    later = (row.get("train_balanced_accuracy") for row in curve if (row["epoch"] or 0) > best_epoch)
+    return max((value for value in later if value is not None), default=0.0)
 
 
 def _climb(curve: Sequence[Row]) -> float:

@@ -191,10 +191,9 @@ def _look(
         on_features(min(1.0, computed / total), computed / max(1e-9, time.perf_counter() - begin))
 
     def look(images: LabelledPixels, *, mirrored: bool = False) -> Features:
-        weights = f"{recipe.network} {recipe.arguments} {recipe.weights_sha256}"
         return features_of(
             network, images, preprocessing,
-            weights=weights, mirrored=mirrored, precision=recipe.precision, cache=cache, advance=told,
+            weights=weights_of(recipe), mirrored=mirrored, precision=recipe.precision, cache=cache, advance=told,
         )  # fmt: skip
 
     views, unseen = [look(train)], look(validation)
@@ -203,6 +202,11 @@ def _look(
         total += len(train)
         views.append(look(train, mirrored=True))
     return _Looked(views, unseen, computed / (time.perf_counter() - begin) if computed else None)
+
+
+def weights_of(recipe: Recipe) -> str:
+    """What tells the pretrained weights and their network from all others."""
+    return f"{recipe.network} {recipe.arguments} {recipe.weights_sha256}"
 
 
 def _fine_tune(
@@ -228,7 +232,7 @@ def _fine_tune(
         recipe,
         preprocessing,
         seconds=seconds,
-        rates=_rates(network),
+        rates=rates_of(network),
         seen=0,
         checkpoints=checkpoints,
         stage=STAGE,
@@ -248,7 +252,7 @@ def thaw(network: Backbone) -> None:
             parameter.requires_grad_(not is_frozen)
 
 
-def _rates(network: Backbone) -> Rates:
+def rates_of(network: Backbone) -> Rates:
     """The last layer at the full rate, and every stage at `DECAY` times that of the next one above it."""
     stages = network.stages()
     rates = [(stage, DECAY ** (len(stages) - number)) for number, stage in enumerate(stages)]
@@ -276,18 +280,19 @@ def _blend(
     after = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     tried = []
     for share in BLENDS:
-        network.load_state_dict(_between(before, after, share))
+        network.load_state_dict(between(before, after, share))
         logits = logits_of(network, validation, preprocessing, precision=precision)
         tried.append(_Blend(share, gain_of(logits, probe_logits, validation.labels), logits))
     best = min(tried, key=lambda blend: blend.gain.loss)
     if not best.gain.is_sure:
         network.load_state_dict(before)
         return replace(best, share=0.0, logits=probe_logits)
-    network.load_state_dict(_between(before, after, best.share))
+    network.load_state_dict(between(before, after, best.share))
     return best
 
 
-def _between(before: dict[str, Tensor], after: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+def between(before: dict[str, Tensor], after: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Weights that are `share` of those after and the rest of those before."""
     return {
         name: torch.lerp(before[name], tensor, share) if tensor.is_floating_point() else tensor
         for name, tensor in after.items()
