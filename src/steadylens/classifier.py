@@ -150,6 +150,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learning_rate: float | str = "auto",
         averaging: float = 0.995,
         precision: str = "auto",
+        selection: str = "auto",
         seed: int = 0,
         device: str = "auto",
         log: str | Sequence[str] = (),
@@ -181,6 +182,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.learning_rate = learning_rate
         self.averaging = averaging
         self.precision = precision
+        self.selection = selection
         self.seed = seed
         self.device = device
         self.log = log

@@ -124,6 +124,9 @@ def train(
     mixup: Annotated[str | None, _option("Share of batches mixed by mixup or CutMix, 0 to 1, or auto.")] = None,
     early_stopping: Annotated[str | None, _option("Epochs without progress after which to stop, off or auto.")] = None,
     epochs: Annotated[str | None, _option("Passes over the training images. [as many as the budget allows]")] = None,
+    selection: Annotated[
+        str | None, _option("auto tries other recipes too where there is time for it, off does not. [auto]")
+    ] = None,
     seed: Annotated[str | None, _option("Of everything random. [0]")] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda.")] = None,
     resume: Annotated[
@@ -145,7 +148,7 @@ def train(
         "image_size": image_size, "image_fit": image_fit,
         "imbalance": imbalance, "minority_augment": minority_augment, "augment": augment, "l1": l1, "l2": l2,
         "dropout": dropout, "label_smoothing": label_smoothing, "mixup": mixup, "early_stopping": early_stopping,
-        "epochs": epochs, "seed": seed, "device": device, "log": log,
+        "epochs": epochs, "selection": selection, "seed": seed, "device": device, "log": log,
     }  # fmt: skip
     from steadylens.config import parse, read_toml
 

@@ -54,6 +54,8 @@ class Config:
         learning_rate: peak of the schedule, or "auto".
         averaging: decay of the weight average in [0, 1), 0 is off.
         precision: arithmetic of the training, or "auto".
+        selection: "auto" tries recipes beside that of the rules where there is time, "off" does not; it chooses the
+            recipe, and is no part of it.
         seed: of everything random.
         device: "cpu", "cuda" or "auto".
         log: names of the loggers that get the figures too; they do not determine the training.
@@ -84,6 +86,7 @@ class Config:
     learning_rate: float | Auto = "auto"
     averaging: float = 0.995
     precision: str = "auto"
+    selection: str = "auto"
     seed: int = 0
     device: str = "auto"
     log: tuple[str, ...] = ()
@@ -275,6 +278,7 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "learning_rate": _number(1e-8, 10, words=_AUTO),
     "averaging": _number(0, 0.99999),
     "precision": _one_of("auto", "fp32", "bf16"),
+    "selection": _one_of("auto", "off"),
     "seed": _number(0, 2**32 - 1, whole=True),
     "device": _one_of("auto", "cpu", "cuda"),
     "log": _some_of(*LOGGERS),
