@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from steadylens.training.challengers import Challenger
@@ -45,20 +46,35 @@ def none_near(best: Standing | None, reference: Standing) -> str:
     )
 
 
-def accounts(
-    reference: Standing, begun: Sequence[Standing], finalist: Standing | None, winner: Standing
-) -> tuple[dict[str, Any], ...]:
-    """The trials for the report, each where it stood last."""
+def accounts(stood: Sequence[Sequence[Standing]], winner: Standing) -> tuple[dict[str, Any], ...]:
+    """The trials for report.json: each as it stood last, and as `rungs` at every rung that it reached.
+
+    Args:
+        stood: for each trial where it stood, the first rung first.
+        winner: which of them the training goes on with.
+    """
+    last_rung = max(standings[-1].rung for standings in stood)
     rows = []
-    for one in (reference, *begun):
-        last = finalist if finalist is not None and finalist.number == one.number else one
+    for standings in stood:
+        last, recipe = standings[-1], standings[-1].challenger.recipe
         if last is winner:
             became = "went on as the training"
         elif last.failed:
             became = f"failed: {last.failed}"
         else:
-            became = "behind at the last rung" if last in (reference, finalist) else "dropped after the first rung"
-        rows.append(last.as_dict(became))
+            became = "behind at the last rung" if last.rung == last_rung > stood[0][0].rung else "dropped"
+        rows.append(
+            {
+                "recipe": {**asdict(recipe), "classes": list(recipe.classes)},
+                "change": last.challenger.change,
+                "axis": last.challenger.axis,
+                "direction": last.challenger.direction,
+                **last.as_dict(),
+                "folds": len(standings[0].legs),
+                "became": became,
+                "rungs": [one.as_dict() for one in standings],
+            }
+        )
     return tuple(rows)
 
 

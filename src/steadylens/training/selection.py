@@ -196,7 +196,7 @@ def _halved(trials: Trials, base: Challenger, free: frozenset[str], say: Callabl
         text = (
             f"No other recipe was tried: at {FIRST:.0%} of the training, it had learned too little to compare others."
         )
-        return _Outcome(reference, accounts(reference, [], None, reference), text)
+        return _Outcome(reference, accounts([[reference]], reference), text)
     look: Look = _LOOK.get(reference.verdict, "both")
     imbalanced = counts.max() >= IMBALANCED * counts[counts > 0].min()
     tried = challengers_of(base.recipe, free, look, imbalanced=imbalanced)[: most_challengers(len(folds))]
@@ -208,14 +208,15 @@ def _halved(trials: Trials, base: Challenger, free: frozenset[str], say: Callabl
     told = [where(reference), what_was_tried(tried, folds)]
     if best is None or _gain(best, reference).difference > _gain(best, reference).margin:
         told.append(none_near(best, reference) if tried else "There was nothing to change in that direction.")
-        return _Outcome(reference, accounts(reference, begun, None, reference), " ".join(told))
+        return _Outcome(reference, accounts([[one] for one in (reference, *begun)], reference), " ".join(told))
     last = rungs_of(len(tried), len(folds))[1]
     finalists = [trials.advance(0, base, last, reference), trials.advance(best.number, best.challenger, last, best)]
     for one in finalists:
         say(line(one))
     winner, decision = decided(finalists[0], finalists[1], _gain(best, reference).difference)
     told.append(decision)
-    return _Outcome(winner, accounts(finalists[0], begun, finalists[1], winner), " ".join(told))
+    stood = [[one, *(last for last in finalists if last.number == one.number)] for one in (reference, *begun)]
+    return _Outcome(winner, accounts(stood, winner), " ".join(told))
 
 
 def _gain(one: Standing, other: Standing) -> Gain:

@@ -111,22 +111,15 @@ class Standing:
             return "open"
         return found if found in ("overfitting", "underfitting") else "open"
 
-    def as_dict(self, became: str) -> dict[str, Any]:
-        """The trial in report.json; `became` says what happened to it."""
-        recipe = self.challenger.recipe
+    def as_dict(self) -> dict[str, Any]:
+        """What was measured at the rung, for report.json."""
         return {
-            "recipe": {**asdict(recipe), "classes": list(recipe.classes)},
-            "change": self.challenger.change,
-            "axis": self.challenger.axis,
-            "direction": self.challenger.direction,
+            "rung": self.rung,
             "validation": None if self.failed else self.validation,
             "train_balanced_accuracy": None if self.failed else self.train_balanced_accuracy,
             "verdict": None if self.failed else self.verdict,
             "seconds": self.seconds,
             "stopped_at": None if self.failed else int(self.legs[0].state["clock"]["epoch"]),
-            "rung": self.rung,
-            "folds": len(self.legs),
-            "became": became,
         }
 
 
