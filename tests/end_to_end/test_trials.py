@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from PIL import Image
 
 import steadylens
 from faults import assert_valid
+from kills import begun, ended
 from steadylens.report import run_folder
+from steadylens.report.page import read_report
 from steadylens.training import loop, optimizers, selection
 from steadylens.training.checkpoint import Checkpoints
 
@@ -72,6 +76,24 @@ def test_switched_off_nothing_is_tried(data: Path, tmp_path: Path) -> None:
     assert len(run.report["selection"]["trials"]) == 1
     assert run.report["selection"]["why"]["trials"] == "No other recipe was tried: that was asked for."
     assert "No other recipe was tried: that was asked for." in (run.folder / "report.html").read_text()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")
+def test_killed_in_its_trials_a_run_goes_on_with_them(data: Path, tmp_path: Path) -> None:
+    run, kills = tmp_path / "run", 0
+    for wanted in (1, 2, 4):
+        process = begun(data, run, OPTIONS)
+        while len(list((run / run_folder.CHECKPOINTS).glob("trial.*.json"))) < wanted:
+            if ended(process, timeout_s=0.01) is not None:
+                break
+        else:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            kills += 1
+            assert_valid(run)
+    assert kills
+    assert ended(begun(data, run, OPTIONS), timeout_s=120.0) == 0
+    assert len(read_report(run)["selection"]["trials"]) >= 3
 
 
 def test_crashed_in_its_trials_a_run_goes_on_with_them(

@@ -28,7 +28,7 @@ from steadylens.models.pretrained import Pretrained
 from steadylens.training.account import accounts, line, none_near, what_was_tried, where
 from steadylens.training.challengers import CHANGEABLE, Challenger, Look, challengers_of
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
-from steadylens.training.folds import folds_of
+from steadylens.training.folds import Fold, folds_of
 from steadylens.training.gain import Gain, gain_of
 from steadylens.training.resolution import Resolution, measure_speed, resolve
 from steadylens.training.state import Step
@@ -107,7 +107,9 @@ def select(
         Interrupted: after a step of a trial, which is saved.
     """
     begin, checkpoints = time.perf_counter(), checkpoints or Checkpoints(None)
-    folds = folds_of(train, validation, units, config.seed)
+    folds: tuple[Fold, ...] = (Fold(train, validation),)
+    if config.selection != "off" and backbone is None and seconds is not None:
+        folds = folds_of(train, validation, units, config.seed)
     kept = checkpoints.outcome("resolved") if backbone is None else None
     if kept is None:
         resolved = resolve(
