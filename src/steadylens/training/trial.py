@@ -6,10 +6,11 @@ training, from which it goes on to the next pause, or as the training itself.
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -31,7 +32,7 @@ from steadylens.training.early_stopping import BestWeights, tempered_log_loss
 from steadylens.training.folds import Fold
 from steadylens.training.loop import begin, go_on, measure, said_what_fits, save_place
 from steadylens.training.memory import out_of_memory
-from steadylens.training.position import put_back, take
+from steadylens.training.position import put_back, take, written
 from steadylens.training.state import Course, Step
 
 SEEN = 1000  # training images that a measurement looks at, as in `fit`
@@ -51,6 +52,7 @@ class Standing:
         legs: a place for each fold, with what the network there said of the held-out images.
         labels: of the held-out images of all folds.
         failed: why it could not go on; "" where it could.
+        failed_s: seconds of the leg that failed.
     """
 
     number: int
@@ -60,6 +62,7 @@ class Standing:
     legs: tuple[Checkpoint, ...]
     labels: NDArray[np.int64]
     failed: str
+    failed_s: float = 0.0
 
     @cached_property
     def logits(self) -> NDArray[np.float32]:
@@ -74,7 +77,7 @@ class Standing:
     @property
     def seconds(self) -> float:
         """Of wall time, of all folds together."""
-        return sum(float(leg.state["clock"]["elapsed"]) for leg in self.legs)
+        return self.failed_s + sum(float(leg.state["clock"]["elapsed"]) for leg in self.legs)
 
     @property
     def train_balanced_accuracy(self) -> float:
@@ -155,7 +158,7 @@ class Trials:
             ResourceError: there is too little memory for it, or a checkpoint could not be written.
             Interrupted: after a step, which is saved.
         """
-        legs, failed = list[Checkpoint](), ""
+        legs, failed, failed_s = list[Checkpoint](), "", 0.0
         names = [f"trial.{number}-{fold}-{0 if before is None else 1}" for fold in range(len(self.folds))]
         for fold, name in enumerate(names):
             place = None if before is None else before.legs[fold]
@@ -164,28 +167,30 @@ class Trials:
                 with interruption.deferred():
                     leg = self._leg(challenger.recipe, fold, name, rung, place, must=number == 0)
                     self.checkpoints.keep(name, leg)
-            failed = str(leg.state.get("failed", ""))
-            if failed:
+            if "failed" in leg.state:
+                failed, failed_s = str(leg.state["failed"]), float(leg.state["seconds"])
                 break
             legs.append(leg)
         labels = np.concatenate([fold.held_out.labels for fold in self.folds])
-        return Standing(number, challenger, rung, names[0], tuple(legs), labels, failed)
+        return Standing(number, challenger, rung, names[0], tuple(legs), labels, failed, failed_s)
 
     def _leg(
         self, recipe: Recipe, fold: int, name: str, rung: float, place: Checkpoint | None, *, must: bool
     ) -> Checkpoint:
         """Train on one fold until the rung; where that fails and need not succeed, the checkpoint says why."""
+        started = time.perf_counter()
         try:
             return self._trained(recipe, fold, name, rung, place, must=must)
         except ConfigError as error:
             if must:
                 raise
-            return Checkpoint({"failed": str(error)})
+            why = str(error)
         except Exception as error:
             if must or not out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)  # with them live the tensors of the step that failed
-            return Checkpoint({"failed": "There is too little memory for a step of this recipe."})
+            why = "There is too little memory for a step of this recipe."
+        return Checkpoint({"failed": why, "seconds": time.perf_counter() - started})
 
     def _trained(
         self, recipe: Recipe, fold: int, name: str, rung: float, place: Checkpoint | None, *, must: bool
@@ -212,7 +217,7 @@ class Trials:
             row, answers = measure(training, sample, held_out, loss, clock)
         reached = take(training, course)
         tensors = {**reached.tensors, "answers": torch.from_numpy(answers)}
-        return Checkpoint({**reached.state, "row": asdict(row)}, tensors)
+        return Checkpoint({**reached.state, "row": written(row)}, tensors)
 
 
 def _stands_still(learned: Sequence[float | None]) -> bool:
