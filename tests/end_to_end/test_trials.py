@@ -34,7 +34,8 @@ class Crashed(BaseException):
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try recipes in trainings of seconds too, and whatever was learned until the first rung."""
-    monkeypatch.setattr(selection, "FEWEST_STEPS", 10)
+    monkeypatch.setattr(selection, "FEWEST_STEPS", 0)
+    monkeypatch.setattr(selection, "FEWEST_EPOCHS", 0)  # however busy the machine is
     monkeypatch.setattr(selection, "LEARNED", 10.0)
 
 
