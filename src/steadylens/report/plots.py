@@ -71,7 +71,7 @@ def trials_plot(names: Sequence[str], train: Sequence[float], validation: Sequen
         axes.set_xticks(x, [one.replace(", ", "\n") for one in names], parse_math=False)
         axes.margins(x=0.25)
         axes.set_ylim(min(*train, *validation) - 0.05, max(*train, *validation) + 0.05)  # ten points or more
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
         _name_curves(axes, [end for end in ends if end is not None])
         told = "; ".join(
