@@ -32,7 +32,7 @@ from steadylens.models import build, spec_of
 from steadylens.training import loop
 from steadylens.training.clock import Clock
 from steadylens.training.regularize import mix
-from steadylens.training.selection import select
+from steadylens.training.resolution import resolve
 from steadylens.training.state import Training
 
 
@@ -109,7 +109,7 @@ def main() -> None:
         for level in a.levels:
             config = parse({"network": a.network, "epochs": 20, "augment": level, "flip": "on"})
             frame = preprocessing_of(every)
-            recipe = select(config, store.index.classes, every, every.sample(500, 0), frame, "", seconds=None).recipe
+            recipe = resolve(config, store.index.classes, every, every.sample(500, 0), frame, "", seconds=None).recipe
             images = every.sample(a.steps * recipe.batch_size, 0)
             ours, theirs = (training_of(images, recipe, frame) for _ in range(2))
             cut = np.array_split(np.random.default_rng(0).permutation(len(images)), a.steps)

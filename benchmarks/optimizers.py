@@ -24,7 +24,7 @@ from steadylens.data.sources import read_index
 from steadylens.data.store import decode
 from steadylens.models import build, spec_of
 from steadylens.training.loop import fit
-from steadylens.training.selection import select
+from steadylens.training.resolution import resolve
 
 LARGEST, LEFT_OUT, IMBALANCE, SIDE = 4500, 500, 100, 32
 
@@ -58,7 +58,7 @@ def main() -> None:
             train, unseen = parts(store.pixels, store.index.labels, seed)
             frame = preprocessing_of(train)
             config = parse({"network": "cnn-s", "epochs": a.epochs, "seed": seed, "early_stopping": "off"})
-            recipe = select(config, store.index.classes, train, unseen, frame, "", seconds=None).recipe
+            recipe = resolve(config, store.index.classes, train, unseen, frame, "", seconds=None).recipe
             for optimizer in ("adamw", "muon"):
                 torch.manual_seed(seed)
                 chosen = replace(recipe, optimizer=optimizer)

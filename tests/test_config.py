@@ -63,6 +63,7 @@ ALLOWED: dict[str, Allowed] = {
     "averaging": number(0, 0.99999),
     "precision": choice("auto", "fp32", "bf16"),
     "refit": lambda v: type(v) is bool,
+    "selection": choice("auto", "off"),
     "seed": whole(0, 2**32 - 1),
     "device": choice("auto", "cpu", "cuda"),
     "log": lambda v: isinstance(v, tuple) and set(v) <= {"tensorboard", "mlflow"} and len(set(v)) == len(v),
@@ -277,8 +278,9 @@ def test_choices_are_those_of_the_modules_that_know_them() -> None:
 
 def test_a_recipe_has_every_option_and_what_it_is_applied_to() -> None:
     found = {field.name for field in fields(Recipe)}
-    # The arguments are in; nothing is trained by logs; which optimizer there is follows from the network.
-    assert found == {*NAMES, "classes", "weights_sha256", "arguments", "optimizer"} - {"sidecar", "log"}
+    # The arguments are in; nothing is trained by logs; which optimizer there is follows from the network; and whether
+    # others were tried is no part of what was chosen.
+    assert found == {*NAMES, "classes", "weights_sha256", "arguments", "optimizer"} - {"sidecar", "log", "selection"}
 
 
 @pytest.mark.parametrize("name", ["timm:resnet50", "timm:vit_small_patch16_224.augreg_in21k_ft_in1k"])

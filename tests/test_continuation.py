@@ -43,7 +43,7 @@ def crashed(monkeypatch: pytest.MonkeyPatch, data: Path, run: Path, **options: A
         raise Crashed
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_measure", measure)
+        patch.setattr(loop, "measure", measure)
         with pytest.raises(Crashed):
             train(data, run, **options)
 

@@ -91,13 +91,13 @@ def test_after_a_crash_it_goes_on_to_the_same_bits(
     assert begun[-1] == stage
     assert not (run / "report.json").exists()
     measured = list[int]()
-    measure = loop._measure
+    measure = loop.measure
 
     def counted(*arguments: Any) -> Any:  # noqa: ANN401
         measured.append(1)
         return measure(*arguments)
 
-    monkeypatch.setattr(loop, "_measure", counted)
+    monkeypatch.setattr(loop, "measure", counted)
     report = train(images_folder, run, **options, refit=True).report
     assert report["training"]["resumed"]
     assert weights_of(run) == weights_of(whole)
@@ -111,7 +111,7 @@ def test_a_crash_within_the_second_training_costs_no_more_than_an_epoch(
 ) -> None:
     options = {**SCRATCH, "epochs": 6, "early_stopping": "off", "refit": True}
     train(images_folder, tmp_path / "whole", **options)
-    measure, count = loop._measure, 0
+    measure, count = loop.measure, 0
 
     def crashing(*arguments: Any) -> Any:  # noqa: ANN401
         nonlocal count
@@ -122,7 +122,7 @@ def test_a_crash_within_the_second_training_costs_no_more_than_an_epoch(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_measure", crashing)
+        patch.setattr(loop, "measure", crashing)
         patch.setattr("steadylens.training.checkpoint.COST_SHARE", 1e9)  # a position after each epoch
         with pytest.raises(Crashed):
             train(images_folder, run, **options)
@@ -132,7 +132,7 @@ def test_a_crash_within_the_second_training_costs_no_more_than_an_epoch(
     assert place.state["clock"]["epoch"] >= 1
     assert kept.position("training") is None or kept.outcome("trained") is not None
     count = 100
-    monkeypatch.setattr(loop, "_measure", crashing)
+    monkeypatch.setattr(loop, "measure", crashing)
     train(images_folder, run, **options)
     assert count < 100 + 6  # only what was missing of the second training
     assert weights_of(run) == weights_of(tmp_path / "whole")

@@ -152,6 +152,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         averaging: float = 0.995,
         precision: str = "auto",
         refit: bool = False,
+        selection: str = "auto",
         seed: int = 0,
         device: str = "auto",
         log: str | Sequence[str] = (),
@@ -185,6 +186,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.averaging = averaging
         self.precision = precision
         self.refit = refit
+        self.selection = selection
         self.seed = seed
         self.device = device
         self.log = log

@@ -127,6 +127,9 @@ def train(
     refit: Annotated[
         bool, _option("Train the recipe again on train and validation together, and keep that network.", "--refit")
     ] = False,
+    selection: Annotated[
+        str | None, _option("auto tries other recipes too where there is time for it, off does not. [auto]")
+    ] = None,
     seed: Annotated[str | None, _option("Of everything random. [0]")] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda.")] = None,
     resume: Annotated[
@@ -150,7 +153,7 @@ def train(
         "image_size": image_size, "image_fit": image_fit,
         "imbalance": imbalance, "minority_augment": minority_augment, "augment": augment, "l1": l1, "l2": l2,
         "dropout": dropout, "label_smoothing": label_smoothing, "mixup": mixup, "early_stopping": early_stopping,
-        "epochs": epochs, "refit": refit or None, "seed": seed, "device": device, "log": log,
+        "epochs": epochs, "selection": selection, "refit": refit or None, "seed": seed, "device": device, "log": log,
     }  # fmt: skip
     from steadylens.config import parse, read_toml
 

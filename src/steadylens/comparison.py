@@ -18,7 +18,7 @@ from steadylens import __version__, files
 from steadylens.config import Config
 from steadylens.console import Console
 from steadylens.data.sources import ImageIndex, Tally
-from steadylens.data.split import Splits
+from steadylens.data.split import Splits, units_of
 from steadylens.data.store import cache_folder
 from steadylens.errors import ConfigError, DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
@@ -33,11 +33,13 @@ from steadylens.report.comparison_contents import comparison_block
 from steadylens.report.comparison_page import write_comparison_page
 from steadylens.report.comparison_table import Board
 from steadylens.training.backbones import choose_backbone
+from steadylens.training.checkpoint import Checkpoint
 from steadylens.training.diagnosis import diagnose
 from steadylens.training.finetune import adapt
 from steadylens.training.loop import fit
 from steadylens.training.mirroring import mirror
-from steadylens.training.selection import Selection, choose_device, choose_precision, select
+from steadylens.training.resolution import choose_device, choose_precision
+from steadylens.training.selection import Selection, select
 from steadylens.training.state import Fitted, Step
 from steadylens.training.strategies import AUTO, NETWORK, Strategy, choose_strategies, config_of
 
@@ -178,12 +180,15 @@ def _train(experiment: _Experiment, strategy: Strategy, seed: int, tell: Callabl
         prepared = _prepared_for_auto(experiment, config)
     splits, classes = prepared.splits, prepared.store.index.classes
     training, validation, test = (prepared.part(rows) for rows in (splits.train, splits.validation, splits.test))
-    selection = select(
+    index = prepared.store.index
+    selection, place = select(
         config, classes, training, validation, prepared.preprocessing, prepared.reasons["image_size"],
         seconds=left(EVALUATE_S), backbone=prepared.backbone.pretrained, reasons=prepared.reasons,
+        units=units_of(index, np.arange(len(index)), prepared.near.clusters),
+        on_step=partial(_tell_step, tell, "tries recipes, "),
     )  # fmt: skip
     looked_at = (len(validation) + len(test)) * (1 if selection.recipe.mirror == "off" else 3)
-    fitted = _fit(prepared, selection, left(EVALUATE_S + looked_at * selection.seconds_per_image), tell)
+    fitted = _fit(prepared, selection, place, left(EVALUATE_S + looked_at * selection.seconds_per_image), tell)
     tell("evaluating")
     unseen, untouched = (logits_of(fitted.network, part, prepared.preprocessing) for part in (validation, test))
     temperature = fit_temperature(unseen, validation.labels)
@@ -199,6 +204,7 @@ def _train(experiment: _Experiment, strategy: Strategy, seed: int, tell: Callabl
         "seed": seed,
         "recipe": contents.recipe_block(selection.recipe),
         "why": selection.why,
+        "trials": list(selection.trials),
         "parameters": sum(p.numel() for p in fitted.network.parameters()),
         "training": {**contents.training_block(fitted, selection.recipe, time.perf_counter() - begin)},
         "curve": [contents.curve_row(row) for row in fitted.curve],
@@ -212,18 +218,28 @@ def _train(experiment: _Experiment, strategy: Strategy, seed: int, tell: Callabl
     }
 
 
-def _fit(prepared: Prepared, selection: Selection, seconds: float | None, tell: Callable[[str], None]) -> Fitted:
-    """Train from scratch, or adapt a pretrained backbone where `auto` took one."""
+def _tell_step(tell: Callable[[str], None], what: str, step: Step) -> None:
+    tell(f"{what}{min(1.0, step.progress):.0%}, epoch {step.epoch}, {step.images_per_second:,.0f} images/s")
+
+
+def _fit(
+    prepared: Prepared,
+    selection: Selection,
+    place: Checkpoint | None,
+    seconds: float | None,
+    tell: Callable[[str], None],
+) -> Fitted:
+    """Train from scratch, or go on with a trial, or adapt a pretrained backbone where `auto` took one."""
     recipe, pretrained = selection.recipe, prepared.backbone.pretrained
     training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
 
-    def on_step(step: Step) -> None:
-        tell(f"{min(1.0, step.progress):.0%}, epoch {step.epoch}, {step.images_per_second:,.0f} images/s")
-
+    on_step = partial(_tell_step, tell, "")
     torch.manual_seed(recipe.seed)
     network = build(spec_of(recipe))
     if pretrained is None or not isinstance(network, Backbone):
-        fitted = fit(network, training, validation, recipe, prepared.preprocessing, seconds=seconds, on_step=on_step)
+        fitted = fit(
+            network, training, validation, recipe, prepared.preprocessing, seconds=seconds, place=place, on_step=on_step
+        )
         return mirror(fitted, training, validation, recipe)
     network.take_in(pretrained)
     return adapt(

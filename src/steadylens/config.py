@@ -56,6 +56,8 @@ class Config:
         averaging: decay of the weight average in [0, 1), 0 is off.
         precision: arithmetic of the training, or "auto".
         refit: whether the recipe is trained again on train and validation together, for the weights to keep.
+        selection: "auto" tries recipes beside that of the rules where there is time, "off" does not; it chooses the
+            recipe, and is no part of it.
         seed: of everything random.
         device: "cpu", "cuda" or "auto".
         log: names of the loggers that get the figures too; they do not determine the training.
@@ -88,6 +90,7 @@ class Config:
     averaging: float = 0.995
     precision: str = "auto"
     refit: bool = False
+    selection: str = "auto"
     seed: int = 0
     device: str = "auto"
     log: tuple[str, ...] = ()
@@ -291,6 +294,7 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "averaging": _number(0, 0.99999),
     "precision": _one_of("auto", "fp32", "bf16"),
     "refit": _flag,
+    "selection": _one_of("auto", "off"),
     "seed": _number(0, 2**32 - 1, whole=True),
     "device": _one_of("auto", "cpu", "cuda"),
     "log": _some_of(*LOGGERS),

@@ -75,7 +75,13 @@ class Continuation:
     def keep_selection(self, selection: Selection) -> None:
         """Keep what was chosen."""
         recipe = {**asdict(selection.recipe), "classes": list(selection.recipe.classes)}
-        state = {"recipe": recipe, "why": selection.why, "seconds_per_image": selection.seconds_per_image}
+        state = {
+            "recipe": recipe,
+            "why": selection.why,
+            "seconds_per_image": selection.seconds_per_image,
+            "trials": list(selection.trials),
+            "continues": selection.continues,
+        }
         self.checkpoints.keep("selection", Checkpoint(state))
 
 
@@ -336,4 +342,4 @@ def _selected(run: Path, checkpoints: Checkpoints) -> Selection | None:
             f"{run} was begun on a CUDA device, and torch finds none here. Go on with it where there is one, or begin "
             "another run with --out."
         )
-    return Selection(recipe, kept.state["why"], kept.state["seconds_per_image"])
+    return Selection(**{**kept.state, "recipe": recipe, "trials": tuple(kept.state["trials"])})

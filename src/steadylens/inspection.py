@@ -28,7 +28,7 @@ from steadylens.report import contents, run_folder
 from steadylens.report.audit_page import write_audit_page
 from steadylens.report.audit_section import paths_to_draw
 from steadylens.report.thumbnails import draw_thumbnails
-from steadylens.training.selection import choose_image_size
+from steadylens.training.resolution import choose_image_size
 
 LABELS_BUDGET_S = 360.0  # of the whole audit, where labels are checked and no budget is given
 PAGE_S = 5.0  # set aside for the pictures and the page

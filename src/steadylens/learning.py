@@ -166,7 +166,9 @@ def _train(
     if backbone.pretrained is None or not isinstance(network, pretrained.Backbone):
         fitted = fit(
             network, training, validation, recipe, prepared.preprocessing,
-            seconds=seconds, checkpoints=checkpoints, on_step=progress.step, on_epoch=progress.epoch,
+            seconds=seconds, checkpoints=checkpoints,
+            place=checkpoints.outcome(selection.continues) if selection.continues else None,
+            on_step=progress.step, on_epoch=progress.epoch,
         )  # fmt: skip
         return fitted, None
     network.take_in(backbone.pretrained)

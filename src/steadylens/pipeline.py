@@ -15,13 +15,13 @@ from torch import nn
 
 from steadylens import __version__, interruption
 from steadylens.config import Config, Recipe
-from steadylens.console import Console
+from steadylens.console import Advance, Console
 from steadylens.continuation import Continuation, Source, require_same, require_same_images, taken_up
 from steadylens.data.audit import unless_kept
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.findings import by_seriousness
 from steadylens.data.sources import ImageIndex, Tally
-from steadylens.data.split import read_splits
+from steadylens.data.split import read_splits, units_of
 from steadylens.data.store import cache_folder, prune
 from steadylens.deployment import artifact, predictor
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
@@ -44,7 +44,8 @@ from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.diagnosis import Diagnosis, diagnose
 from steadylens.training.imbalance import balance, natural_logits
 from steadylens.training.refit import share_of_first
-from steadylens.training.selection import DEFAULT_BUDGET_S, Selection, select
+from steadylens.training.resolution import DEFAULT_BUDGET_S
+from steadylens.training.selection import Selection, select
 from steadylens.training.state import Fitted
 
 CACHE_CEILING_BYTES = 20 * 2**30
@@ -119,10 +120,11 @@ def _do(
     _keep_index(run, prepared, begun)
     _write_findings(run, prepared)
 
-    with watch.stage("select"), console.stage("Selecting"):
+    with watch.stage("select"), console.stage("Selecting") as advance:
         selection = begun.selection
         if selection is None:
-            selection = _select(prepared, config, None if budget is None else budget - watch.elapsed())
+            remains = None if budget is None else budget - watch.elapsed()
+            selection = _select(prepared, config, remains, begun.checkpoints, console, advance)
             begun.keep_selection(selection)
         recipe = selection.recipe
         run_folder.write_recipe(run, recipe)
@@ -178,15 +180,26 @@ def _keep_index(run: Path, prepared: Prepared, begun: Continuation) -> None:
         run_folder.write_index(run, index, splits)
 
 
-def _select(prepared: Prepared, config: Config, seconds: float | None) -> Selection:
+def _select(
+    prepared: Prepared,
+    config: Config,
+    seconds: float | None,
+    checkpoints: Checkpoints,
+    console: Console,
+    advance: Advance,
+) -> Selection:
     """Choose the recipe, for what is left of the seconds when the report is made."""
     train, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
+    index = prepared.store.index
     to_train = None if seconds is None else _first_share(prepared, config) * (seconds - REPORT_S)
-    return select(
-        config, prepared.store.index.classes, train, validation, prepared.preprocessing, prepared.reasons["image_size"],
+    selection, _ = select(
+        config, index.classes, train, validation, prepared.preprocessing, prepared.reasons["image_size"],
         seconds=to_train, backbone=prepared.backbone.pretrained,
-        reasons=prepared.reasons,
+        reasons=prepared.reasons, units=units_of(index, np.arange(len(index)), prepared.near.clusters),
+        checkpoints=checkpoints, say=console.say,
+        on_step=lambda step: advance(step.progress, f"a trial: epoch {step.epoch}  loss {step.loss:.3f}"),
     )  # fmt: skip
+    return selection
 
 
 def _answers(
@@ -351,7 +364,9 @@ def _report(
         "seed": recipe.seed,
         "device": recipe.device,
         "data": contents.data_block(index, splits, prepared.findings, prepared.near, foreign=prepared.foreign),
-        "selection": contents.selection_block(recipe, selection.why, counts, validation, fitted, account),
+        "selection": contents.selection_block(
+            recipe, selection.why, counts, validation, fitted, account, selection.trials
+        ),
         "training": {**contents.training_block(fitted, recipe, watch.elapsed()), "pretrained": account},
         "diagnosis": diagnosis.as_dict(),
         "validation": validation,

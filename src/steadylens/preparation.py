@@ -22,7 +22,7 @@ from steadylens.data.split import Splits, split
 from steadylens.data.store import Store, cache_folder, decode
 from steadylens.training.backbones import BackboneChoice, choose_backbone
 from steadylens.training.framing import choose_fit
-from steadylens.training.selection import choose_device, choose_image_size
+from steadylens.training.resolution import choose_device, choose_image_size
 
 
 @dataclass

@@ -1,378 +1,370 @@
-"""What was asked for is obeyed, what was left open is resolved with a reason, and "auto" is never left over."""
+"""Trials cost what they may and no more, change what they may and no more, and the best one goes on as the training."""
 
 from __future__ import annotations
 
 import itertools
-import math
-import time
+import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
-from steadylens.config import Config, Recipe, parse
+from steadylens.config import Recipe, parse
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
-from steadylens.errors import ResourceError
-from steadylens.models.pretrained import from_file
-from steadylens.training import selection
+from steadylens.errors import ConfigError
+from steadylens.interruption import Interrupted
+from steadylens.models import build, spec_of
+from steadylens.training import clock, loop, resolution, selection
+from steadylens.training.challengers import CHANGEABLE, Challenger, challengers_of
+from steadylens.training.checkpoint import Checkpoint, Checkpoints
+from steadylens.training.folds import MOST
+from steadylens.training.loop import fit
 from steadylens.training.selection import (
-    FAMILY,
-    FEWEST_EPOCHS,
-    FEWEST_STEPS,
+    FIRST,
+    MOST_CHALLENGERS,
+    SHARE,
     Selection,
-    choose_device,
-    choose_image_size,
-    choose_precision,
+    best_of,
+    decided,
+    most_challengers,
+    rungs_of,
     select,
 )
+from steadylens.training.state import Step
+from steadylens.training.trial import Standing
 
-MakeWeights = Callable[..., Path]
-QUICK = {"precision": "fp32", "device": "cpu"}
 CLASSES = ("bolt", "nut", "washer")
+PREPROCESSING = Preprocessing(8, (0.4, 0.4, 0.4), (0.25, 0.25, 0.25))
+SMALL: dict[str, Any] = {"precision": "fp32", "device": "cpu", "width": 0.2, "averaging": 0.5, "network": "cnn-s"}
+SECONDS, STEP_S = 40.0, 0.25  # of the training, and of each step: 128 of them are planned for
 
 
-def part(pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> LabelledPixels:
-    return LabelledPixels(pixels, np.arange(len(labels)), labels.astype(np.int64))
-
-
-def coloured(counts: tuple[int, ...] = (40, 20, 10), seed: int = 0) -> LabelledPixels:
+def images(counts: tuple[int, ...], seed: int) -> LabelledPixels:
     rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(len(counts)), counts)
-    pixels = rng.integers(0, 160, (len(labels), 12, 12, 3))
-    pixels[np.arange(len(labels)), :, :, labels] += 60
-    return part(pixels.astype(np.uint8), labels)
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    pixels = rng.integers(0, 200, (len(labels), 8, 8, 3))
+    pixels[np.arange(len(labels)), :, :, labels] += 50
+    return LabelledPixels(pixels.astype(np.uint8), np.arange(len(labels)), labels)
 
 
-def digits(rows: slice) -> LabelledPixels:
-    """Real handwritten digits, 8 by 8, most of which mean nothing mirrored."""
-    data = load_digits()
-    grey = (data.images[rows] * 15).astype(np.uint8)
-    return part(np.repeat(grey[..., None], 3, axis=3), data.target[rows])
+def split(train: int, validation: int, classes: int = 3) -> tuple[LabelledPixels, LabelledPixels]:
+    """So many images of each class to learn from and to judge on, in one store."""
+    every = images((train + validation,) * classes, 0)
+    judged = np.concatenate([np.flatnonzero(every.labels == c)[:validation] for c in range(classes)])
+    known = np.setdiff1d(np.arange(len(every)), judged)
+    return tuple(LabelledPixels(every.pixels, rows, every.labels[rows]) for rows in (known, judged))  # type: ignore[return-value]
 
 
-def symmetric(images: LabelledPixels) -> LabelledPixels:
-    halves = images.pixels[:, :, :4]
-    return part(np.concatenate([halves, halves[:, :, ::-1]], axis=2), images.labels)
+TRAIN, VALIDATION = split(20, 12)
 
 
-def selected(
-    options: dict[str, Any],
+class Crashed(BaseException):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture(autouse=True)
+def wall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time that passes with each step alone, speed that is known, and small trainings that are long enough."""
+    now, end_step = [0.0], clock.Clock.end_step
+
+    def counted(self: clock.Clock, images: int) -> None:
+        now[0] += STEP_S
+        end_step(self, images)
+
+    monkeypatch.setattr(clock.Clock, "end_step", counted)
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(selection, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    monkeypatch.setattr(resolution, "measure_speed", lambda *_: (1000.0, 1e-4))
+    monkeypatch.setattr(selection, "measure_speed", lambda *_: (1000.0, 1e-4))
+    monkeypatch.setattr(selection, "FEWEST_STEPS", 100)
+    monkeypatch.setattr(selection, "LEARNED", 10.0)
+
+
+def chosen(
+    options: dict[str, Any] | None = None,
     *,
-    seconds: float | None = None,
-    train: LabelledPixels | None = None,
-    validation: LabelledPixels | None = None,
-) -> Selection:
-    train, validation = train or coloured(), validation or coloured((5, 5, 5), 1)
-    side = train.pixels.shape[1]
-    classes = tuple(str(c) for c in range(int(train.labels.max()) + 1))
-    preprocessing = Preprocessing(side, (0.4,) * 3, (0.25,) * 3)
-    return select(parse(options), classes, train, validation, preprocessing, "its reason", seconds=seconds)
+    seconds: float | None = SECONDS,
+    **more: Any,  # noqa: ANN401
+) -> tuple[Selection, Checkpoint | None]:
+    arguments = {"train": TRAIN, "validation": VALIDATION, **more}
+    config = parse({**SMALL, **(options or {})})
+    train, validation = arguments.pop("train"), arguments.pop("validation")
+    return select(config, CLASSES, train, validation, PREPROCESSING, "its reason", seconds=seconds, **arguments)
+
+
+def recipe_of(trial: dict[str, Any]) -> dict[str, Any]:
+    return {**trial["recipe"], "classes": tuple(trial["recipe"]["classes"])}
+
+
+@pytest.mark.parametrize("folds", range(1, MOST + 1))
+@pytest.mark.parametrize("challengers", range(1, MOST_CHALLENGERS + 1))
+def test_what_does_not_go_on_takes_its_share_of_the_time(challengers: int, folds: int) -> None:
+    first, last = rungs_of(challengers, folds)
+    lost = (challengers - 1) * first + (2 - 1 / folds) * last
+    assert (1 - SHARE) * lost == pytest.approx(SHARE)
+    if challengers <= most_challengers(folds):
+        assert last >= 2 * first
+    assert 1 <= most_challengers(folds) <= MOST_CHALLENGERS
+
+
+def test_trials_are_halved_and_take_their_share_and_the_best_one_goes_on() -> None:
+    said: list[str] = []
+    result, place = chosen(say=said.append)
+    trials = result.trials
+    assert trials[0]["change"] == ""
+    assert 2 <= len(trials) <= 1 + MOST_CHALLENGERS
+    went_on = [trial for trial in trials if trial["became"] == "went on as the training"]
+    assert [recipe_of(trial) for trial in went_on] == [asdict(result.recipe)]
+    further = [trial for trial in trials if trial["rung"] > FIRST]
+    assert len(further) in (0, 2)
+    assert trials[0] in further or not further
+    lost = sum(trial["seconds"] for trial in trials if trial not in went_on)
+    assert lost <= SHARE * SECONDS + STEP_S * len(trials)
+    assert len(said) == len(trials) + len(further)
+    for trial in trials:
+        assert set(trial["validation"]) == {"balanced_accuracy", "balanced_log_loss", "worst_class_recall"}
+        assert trial["stopped_at"] >= 1
+        assert trial["verdict"] in ("overfitting", "underfitting", "open")
+    for words in ("At 5% of the training", "Tried beside it", "went on"):
+        assert words in result.why["trials"]
+    assert place is not None
+    assert place.state["clock"]["elapsed"] == pytest.approx(went_on[0]["seconds"])
+
+
+def test_only_what_was_left_open_is_changed() -> None:
+    given = {"mixup": 0.5, "l2": 0.01, "augment": "light", "dropout": 0.1, "minority_augment": "off"}
+    for name in given:
+        options = {key: value for key, value in given.items() if key != name}
+        result, _ = chosen(options)
+        for trial in result.trials:
+            for key in options:
+                assert trial["recipe"][key] == result.trials[0]["recipe"][key]
+        changed = {key for trial in result.trials for key in CHANGEABLE if
+                   trial["recipe"][key] != result.trials[0]["recipe"][key]}  # fmt: skip
+        assert changed <= {name}
+        assert changed or name == "minority_augment"
 
 
 @pytest.mark.parametrize(
-    ("widths", "heights", "size"),
+    ("options", "seconds", "reason"),
     [
-        ([32] * 5, [32] * 5, 32),
-        ([640] * 5, [480] * 5, 64),
-        ([100] * 5, [40] * 5, 40),
-        ([4] * 5, [4] * 5, 8),
-        ([28, 28, 28, 1000, 2000], [28, 28, 28, 900, 1500], 28),
-        ([64] * 3, [65] * 3, 64),
+        ({"selection": "off"}, SECONDS, "that was asked for"),
+        ({"epochs": 50}, None, "the number of epochs is given"),
+        ({"epochs": 50}, SECONDS, "the number of epochs is given"),
+        ({}, 1.0, "the time suffices for 17 epochs"),
+        (dict.fromkeys(("mixup", "dropout", "l2"), 0.1) | {"augment": "off", "minority_augment": "off"}, SECONDS,
+         "every option that a trial could change is given"),
     ],
-)
-def test_the_image_size_is_the_images_own_between_8_and_64(widths: list[int], heights: list[int], size: int) -> None:
-    got, why = choose_image_size(Config(), np.array(widths, np.int32), np.array(heights, np.int32))
-    assert got == size
-    assert str(int(np.median(np.minimum(widths, heights)))) in why
-    assert ("64 px is enough" in why) == (np.median(np.minimum(widths, heights)) > 64)
-
-
-def test_a_given_image_size_is_obeyed() -> None:
-    sides = np.array([20, 30], np.int32)
-    assert choose_image_size(parse({"image_size": 200}), sides, sides) == (200, "given")
-
-
-def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ResourceError, match="no CUDA device"):
-        choose_device("cuda")
-    assert choose_device("auto")[0] == "cpu"
-    assert choose_device("cpu") == ("cpu", "given")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto")[0] == "cuda"
-    assert choose_device("cuda") == ("cuda", "given")
-    assert choose_device("cpu") == ("cpu", "given")
-
-
-def test_precision_is_given_or_one_of_two_with_the_figure() -> None:
-    assert choose_precision("bf16", "cpu") == ("bf16", "given")
-    chosen, why = choose_precision("auto", "cpu")
-    assert chosen in ("fp32", "bf16")
-    assert "times as long" in why
-
-
-@pytest.mark.parametrize(
-    ("options", "seconds"),
-    [({"epochs": 3, **QUICK}, None), ({"budget": 60, **QUICK}, 50.0), ({"epochs": 3, "budget": 60}, 50.0)],
-)
-def test_no_auto_is_left_and_every_field_has_its_reason(options: dict[str, Any], seconds: float | None) -> None:
-    result = selected(options, seconds=seconds)
-    for field in fields(Recipe):
-        value = getattr(result.recipe, field.name)
-        assert value != "auto", field.name
-        assert not (isinstance(value, float) and math.isnan(value)), field.name
-        if field.name != "classes":  # these are the data's own
-            assert result.why[field.name], field.name
-    assert set(result.why) <= {field.name for field in fields(Recipe)}
-    assert isinstance(result.recipe.flip, bool)
-    assert type(result.recipe.early_stopping) is int
-    assert result.seconds_per_image > 0
-    assert result.recipe.image_size == 12
-    assert result.why["image_size"] == "its reason"
-
-
-GIVEN = {
-    "network": "cnn-m",
-    "depth": 2,
-    "width": 0.5,
-    "imbalance": "oversample",
-    "minority_augment": 0.3,
-    "augment": "strong",
-    "flip": "on",
-    "l1": 0.01,
-    "l2": 0.2,
-    "dropout": 0.4,
-    "label_smoothing": 0.2,
-    "mixup": 0.1,
-    "early_stopping": 7,
-    "epochs": 4,
-    "budget": 99.0,
-    "batch_size": 33,
-    "learning_rate": 0.5,
-    "averaging": 0.5,
-    "precision": "bf16",
-    "seed": 5,
-    "device": "cpu",
-    "mirror": "on",
-}
-
-
-def test_what_is_given_is_obeyed_and_marked_so() -> None:
-    result = selected(GIVEN, seconds=50.0)
-    of_weights = {"weights", "weights_sha256", "arguments", "transfer"}
-    decided_before = {"classes", "image_size", "image_fit", "optimizer"}
-    assert {*GIVEN, *decided_before, *of_weights} == {field.name for field in fields(Recipe)}
-    for name, value in GIVEN.items():
-        assert getattr(result.recipe, name) == (True if name == "flip" else value), name
-        assert result.why[name] == "given", name
-
-
-def test_what_is_switched_off_is_given_too() -> None:
-    options = {"early_stopping": "off", "augment": "off", "minority_augment": "off", "flip": "off", "imbalance": "none"}
-    result = selected({**options, "epochs": 3, **QUICK})
-    got = {name: getattr(result.recipe, name) for name in options}
-    assert got == {"early_stopping": 0, "augment": "off", "minority_augment": 0, "flip": False, "imbalance": "none"}
-    assert {result.why[name] for name in options} == {"given"}
-
-
-def test_what_is_not_given_is_not_marked_so() -> None:
-    result = selected({"epochs": 3, **QUICK})
-    assert {name for name, why in result.why.items() if why == "given"} == {"epochs", "precision", "device"}
-
-
-def test_a_remedy_is_chosen_where_classes_are_imbalanced() -> None:
-    assert selected({"epochs": 3, **QUICK}).recipe.imbalance == "logit-adjust"
-    balanced = selected({"epochs": 3, **QUICK}, train=coloured((20, 20, 20)))
-    assert balanced.recipe.imbalance == "none"
-    assert "1 times" in balanced.why["imbalance"]
-
-
-def test_more_epochs_augment_more() -> None:
-    levels = [selected({"epochs": epochs, **QUICK}).recipe.augment for epochs in (5, 50, 500)]
-    assert levels == ["light", "medium", "strong"]
-
-
-def test_the_tutorials_network_is_trained_as_in_the_tutorial() -> None:
-    recipe = selected({"network": "keras-blog", "epochs": 3, **QUICK}).recipe
-    assert (recipe.depth, recipe.dropout, recipe.mixup, recipe.learning_rate) == (3, 0.5, 0.0, 1e-3)
-
-
-@pytest.mark.parametrize(("images", "keeps"), [("digits", False), ("symmetric", True)])
-def test_flips_are_used_where_mirrored_images_are_still_recognised(images: str, keeps: bool) -> None:
-    train, validation = digits(slice(0, 900)), digits(slice(900, 1300))
-    if images == "symmetric":
-        train, validation = symmetric(train), symmetric(validation)
-    result = selected({"epochs": 3, "width": 0.1, **QUICK}, train=train, validation=validation)
-    assert result.recipe.flip is keeps
-    assert "mirrored" in result.why["flip"]
-    assert "%" in result.why["flip"]
-
-
-def test_without_augmentation_nothing_is_mirrored_unless_asked_for() -> None:
-    options = {"epochs": 3, "augment": "off", **QUICK}
-    assert selected(options).recipe.flip is False
-    assert selected({**options, "flip": "on"}).recipe.flip is True
-    assert "nearest neighbours" in selected({**options, "minority_augment": 0.5}).why["flip"]
-
-
-def test_two_training_images_are_enough_to_select() -> None:
-    """Three images of each of two classes leave one of each for training, validation and test."""
-    assert selected({"epochs": 3, **QUICK}, train=coloured((1, 1)), validation=coloured((1, 1), 1)).recipe.epochs == 3
-
-
-def test_a_larger_network_is_taken_where_the_time_allows_it() -> None:
-    plenty = selected({"width": 0.1, **QUICK}, seconds=1e7)
-    assert plenty.recipe.network == FAMILY[-1]
-    assert "epochs in the time" in plenty.why["network"]
-    scarce = selected({"width": 0.1, **QUICK}, seconds=1e-6)
-    assert scarce.recipe.network == FAMILY[0]
-    enough = math.ceil(FEWEST_STEPS * 64 / 70)  # epochs over the 70 images
-    for epochs, network in ((FEWEST_EPOCHS - 1, FAMILY[0]), (enough - 1, FAMILY[0]), (enough, FAMILY[-1])):
-        result = selected({"width": 0.1, "epochs": epochs, **QUICK}, seconds=1e7)
-        assert result.recipe.network == network, "so few passes or steps do not pay for a larger one"
-
-
-def fake_time(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    """A wall clock on which each look takes `factor` times as long as the one before."""
-    ticks = itertools.accumulate(factor**i for i in itertools.count())
-    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
-
-
-@pytest.mark.parametrize(
-    "precision",
-    ["fp32", "bf16"],
-)
-def test_with_epochs_alone_the_recipe_does_not_depend_on_the_clock(
-    precision: str, monkeypatch: pytest.MonkeyPatch
+)  # fmt: skip
+def test_where_nothing_is_tried_nothing_is_lost_and_the_reason_is_said(
+    options: dict[str, Any], seconds: float | None, reason: str
 ) -> None:
-    recipes = []
-    for factor in (1.0, 0.8, 1.2):
-        with monkeypatch.context() as patch:
-            fake_time(patch, factor)
-            recipes.append(selected({"epochs": 20, "precision": precision, "device": "cpu"}).recipe)
-    assert recipes[0] == recipes[1] == recipes[2]
+    result, place = chosen(options, seconds=seconds)
+    assert (result.trials, result.continues, place) == ((), "", None)
+    assert reason in result.why["trials"]
+    assert set(result.why) == {*asdict(result.recipe), "trials"}
 
 
-def test_the_seed_of_the_run_is_in_the_recipe_and_the_classes_in_order() -> None:
-    recipe = selected({"epochs": 3, "seed": 11, **QUICK}).recipe
-    assert recipe.seed == 11
-    assert recipe.classes == ("0", "1", "2")
+def test_a_network_that_has_learned_nothing_yet_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "LEARNED", 0.0)
+    result, place = chosen()
+    assert len(result.trials) == 1
+    assert "had learned too little" in result.why["trials"]
+    assert place is not None
 
 
-def adapted(
-    make_weights: MakeWeights, options: dict[str, Any], *, seconds: float | None = None, unseen: int = 40
-) -> Selection:
-    backbone = from_file(make_weights())
-    preprocessing = Preprocessing(12, backbone.mean, backbone.std, "pad")
-    train, validation = coloured((40, 20, 10)), coloured((unseen - 2, 1, 1), 1)
-    return select(
-        parse({**QUICK, **options}), CLASSES, train, validation, preprocessing, "its reason", seconds=seconds,
-        backbone=backbone, reasons={"network": "because", "image_fit": "measured"},
+def test_the_training_goes_on_from_the_first_step_after_the_trial() -> None:
+    result, place = chosen()
+    assert place is not None
+    network, told = build(spec_of(result.recipe)), list[Step]()
+    before: dict[str, torch.Tensor] = {}
+
+    def first_step(step: Step) -> None:
+        told.append(step)
+        before.update({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        raise Crashed
+
+    with pytest.raises(Crashed):
+        fit(network, TRAIN, VALIDATION, result.recipe, PREPROCESSING, seconds=5.0, place=place, on_step=first_step)
+    trained = {name.removeprefix("network."): t for name, t in place.tensors.items() if name.startswith("network.")}
+    moved = [float((before[name] - tensor).abs().max()) for name, tensor in trained.items() if name.endswith("weight")]
+    assert 0 < max(moved) < 0.2  # one step from where the trial was, and not from first weights
+    assert told[0].epoch in (place.state["clock"]["epoch"], place.state["clock"]["epoch"] + 1)
+    assert told[0].progress > FIRST / 2
+
+
+def test_the_curve_of_the_trial_is_the_beginning_of_the_curve_of_the_training() -> None:
+    result, place = chosen()
+    assert place is not None
+    told: list[int] = []
+    fitted = fit(
+        build(spec_of(result.recipe)), TRAIN, VALIDATION, result.recipe, PREPROCESSING, seconds=5.0, place=place,
+        on_epoch=lambda row: told.append(row.epoch),
     )  # fmt: skip
+    epochs = [row["epoch"] for row in place.state["curve"]]
+    assert told[: len(epochs)] == epochs
+    assert told == [row.epoch for row in fitted.curve] == sorted(set(told))
+    assert fitted.seconds >= place.state["clock"]["elapsed"] + 4.0
 
 
-def test_a_backbone_is_fine_tuned_by_rules_of_its_own(make_weights: MakeWeights) -> None:
-    result = adapted(make_weights, {"epochs": 3})
-    recipe = result.recipe
-    assert (recipe.network, recipe.transfer, recipe.depth, recipe.width) == (
-        "timm:test_efficientnet",
-        "fine-tune",
-        0,
-        1,
-    )
-    assert recipe.weights.endswith("backbone.safetensors")
-    assert len(recipe.weights_sha256) == 64
-    assert (recipe.arguments, recipe.image_fit) == ("{}", "pad")
-    assert (recipe.imbalance, recipe.minority_augment) == ("logit-adjust", 0.25)
-    assert "because; " in result.why["network"]
-    assert result.why["image_fit"] == "measured"
-    assert {field.name for field in fields(Recipe)} <= set(result.why)
+def test_with_few_validation_images_trials_are_judged_on_several_folds() -> None:
+    train, validation = split(30, 4)
+    result, place = chosen(train=train, validation=validation, seconds=3 * SECONDS)
+    assert {trial["folds"] for trial in result.trials} == {3}
+    assert "trained on 3 splits, and judged on all 36 images" in result.why["trials"]
+    assert place is not None
+    lost = sum(trial["seconds"] for trial in result.trials) - place.state["clock"]["elapsed"]
+    assert lost <= SHARE * 3 * SECONDS + 3 * STEP_S * len(result.trials)
 
 
-def test_what_is_given_is_obeyed_for_a_backbone_too(make_weights: MakeWeights) -> None:
-    given = {name: value for name, value in GIVEN.items() if name not in ("network", "depth", "width")}
-    result = adapted(make_weights, given, seconds=50.0)
-    for name, value in given.items():
-        assert getattr(result.recipe, name) == (True if name == "flip" else value), name
-        assert result.why[name] == "given", name
+def broken(base: Recipe, *_: object, **__: object) -> list[Challenger]:
+    return [Challenger(replace(base, learning_rate=1e30), "learning rate 0.002 to 1e30", "strength", "weaker")]
 
 
-@pytest.mark.parametrize(
-    ("options", "others", "reason"),
-    [
-        ({"epochs": 3, "transfer": "probe"}, {}, "given"),
-        ({"epochs": 3}, {"unseen": 10}, "10 validation images could not tell"),
-        ({}, {"seconds": 1e-3}, "the time suffices for 0.0 epochs"),
-    ],
-)
-def test_the_probe_is_enough_where_fine_tuning_is_not_worth_it(
-    make_weights: MakeWeights, options: dict[str, Any], others: dict[str, Any], reason: str
-) -> None:
-    result = adapted(make_weights, options, **others)
-    assert result.recipe.transfer == "probe"
-    assert reason in result.why["transfer"]
+def test_a_challenger_that_diverges_is_out_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "challengers_of", broken)
+    with np.errstate(all="ignore"):
+        result, _ = chosen()
+    assert result.trials[1]["became"].startswith("failed: The training has diverged")
+    assert result.trials[1]["validation"] is None
+    assert result.trials[0]["became"] == "went on as the training"
 
 
-def test_why_there_is_no_backbone_is_said() -> None:
-    train, validation = coloured(), coloured((5, 5, 5), 1)
-    preprocessing, reasons = Preprocessing(12, (0.4,) * 3, (0.25,) * 3), {"network": "none was at hand"}
-    config = parse({"epochs": 3, **QUICK})
-    result = select(config, CLASSES, train, validation, preprocessing, "", seconds=None, reasons=reasons)
-    assert result.why["network"].startswith("none was at hand. From scratch: the smallest of the family")
-    assert result.recipe.transfer == "none"
+def test_where_the_recipe_of_the_rules_diverges_the_error_stands() -> None:
+    with np.errstate(all="ignore"), pytest.raises(ConfigError, match="has diverged"):
+        chosen({"learning_rate": 10.0, "l2": 1e30})
 
 
-def test_where_memory_is_short_speed_is_measured_on_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed, sizes = selection._timed, list[int]()
+def test_a_challenger_that_needs_too_much_memory_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*arguments: Any, **named: Any) -> list[Challenger]:  # noqa: ANN401
+        return [replace(one, recipe=replace(one.recipe, batch_size=61)) for one in challengers_of(*arguments, **named)]
 
-    def greedy(*arguments: Any) -> tuple[float, float]:  # noqa: ANN401
-        sizes.append(arguments[-1])
-        if arguments[-1] > 20:
+    batch = loop._batch
+
+    def short_of_memory(training: Any, positions: NDArray[np.int64], at: Any) -> Any:  # noqa: ANN401
+        if training.recipe.batch_size == 61:
             raise MemoryError
-        return timed(*arguments)
+        return batch(training, positions, at)
 
-    monkeypatch.setattr(selection, "_timed", greedy)
-    assert selected({**QUICK, "network": "cnn-s"}, seconds=60.0).seconds_per_image > 0
-    assert sizes == [64, 32, 16, 16]
-    monkeypatch.setattr(selection, "_timed", lambda *_: (_ for _ in ()).throw(MemoryError()))
-    with pytest.raises(ResourceError, match="and for the smallest batch too"):
-        selected({**QUICK, "network": "cnn-s"}, seconds=60.0)
+    monkeypatch.setattr(selection, "challengers_of", greedy)
+    monkeypatch.setattr(loop, "_batch", short_of_memory)
+    result, _ = chosen()
+    assert {trial["became"] for trial in result.trials[1:]} == {
+        "failed: There is too little memory for a step of this recipe."
+    }
 
 
-@pytest.mark.parametrize(("network", "optimizer"), [("cnn-s", "muon"), ("cnn-xl", "muon"), ("keras-blog", "adamw")])
-def test_each_kind_of_network_has_its_optimizer(network: str, optimizer: str) -> None:
-    found = selected({**QUICK, "network": network, "epochs": 1})
-    assert found.recipe.optimizer == optimizer
-    assert found.why["optimizer"]
+class EveryStep(Checkpoints):
+    """Saves at every step and waits for the disk."""
+
+    def offer(self, stage: str, take: Callable[[], Checkpoint], *, epoch_ended: bool) -> None:
+        del epoch_ended
+        self.save_now(stage, take)
+
+
+def test_interrupted_anywhere_the_same_is_chosen_and_goes_on_from_the_same_place(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "again").mkdir()
+    steps: list[Step] = []
+    whole, place = chosen(on_step=steps.append, checkpoints=Checkpoints(tmp_path / "whole"))
+    assert place is not None
+    told, ends = itertools.count(1), {5, 8, 9, 30, 31, len(steps) // 2, len(steps) - 1}
+
+    def crash(_: Step) -> None:
+        if next(told) in ends:
+            raise Crashed
+
+    again, crashes = None, 0
+    while again is None:
+        try:
+            again, same = chosen(on_step=crash, checkpoints=EveryStep(tmp_path / "again"))
+        except Crashed:
+            crashes += 1
+    assert crashes == len(ends)
+    assert next(told) - 1 == len(steps) + len(ends)  # what was done is not done again, but for the step of the crash
+    assert again == whole
+    assert same is not None
+    kept = Checkpoints(tmp_path / "again").outcome(again.continues)
+    assert kept is not None
+    assert kept.state == json.loads(json.dumps(same.state))
+
+
+def test_a_signal_during_a_trial_leaves_it_to_go_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = itertools.count(1)
+    monkeypatch.setattr("steadylens.interruption.asked", lambda: next(told) == 20)
+    with pytest.raises(Interrupted):
+        chosen(checkpoints=Checkpoints(tmp_path))
+    monkeypatch.undo()
+    kept = Checkpoints(tmp_path)
+    names = [f"trial.{number}-0-{rung}" for number in range(1 + MOST_CHALLENGERS) for rung in (0, 1)]
+    places = [kept.position(name) for name in names]
+    assert any(place is not None for place in places)
+
+
+def standing(
+    number: int,
+    wrong: float,
+    *,
+    rung: float = 0.15,
+    verdict: str = "open",
+    direction: str = "stronger",
+    failed: str = "",
+) -> Standing:
+    """A trial that is wrong about a share of 200 images, always the same ones first."""
+    labels = np.arange(200) % 2
+    order = np.random.default_rng(0).permutation(200)
+    said = labels.copy()
+    said[order[: round(wrong * 200)]] ^= 1
+    logits = torch.from_numpy(np.eye(2, dtype=np.float32)[said] * 2 + number * 1e-6)
+    row = {"epoch": 3, "train_balanced_accuracy": 0.9, "train_balanced_log_loss": 0.3,
+           "validation_balanced_accuracy": 0.9, "validation_balanced_log_loss": 0.3}  # fmt: skip
+    leg = Checkpoint({"row": row, "curve": [], "clock": {"elapsed": 1.0, "epoch": 3}}, {"answers": logits})
+    recipe = Recipe(**{**asdict(RECIPE), "classes": ("bolt", "nut")})
+    challenger = Challenger(recipe, f"change {number}", "strength", direction)  # type: ignore[arg-type]
+    found = Standing(number, challenger, rung, f"trial.{number}-0-1", (leg,), labels, failed)
+    found.__dict__["verdict"] = verdict
+    return found
+
+
+RECIPE = Recipe(
+    classes=("bolt", "nut"), network="cnn-s", depth=1, width=1.0, image_size=8, imbalance="none", minority_augment=0.0,
+    augment="light", flip=False, l1=0.0, l2=0.05, dropout=0.0, label_smoothing=0.0, mixup=0.7, early_stopping=9,
+    epochs=None, budget=60.0, batch_size=64, learning_rate=2e-3, averaging=0.9, precision="fp32", seed=0, device="cpu",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("asked", "mirror"),
+    ("challenger", "lead", "wins", "words"),
     [
-        ({"flip": "on"}, "if-better"),
-        ({"flip": "off"}, "off"),
-        ({"flip": "off", "mirror": "on"}, "on"),
-        ({"flip": "on", "mirror": "off"}, "off"),
+        (standing(1, 0.10), 0.0, True, "Change 1 won, and went on as the training"),
+        (standing(1, 0.10), -9.0, False, "its lead had shrunk from 9.000"),
+        (standing(1, 0.29), 0.0, False, "was not surely better"),
+        (standing(1, 0.50), 0.0, False, "was not surely better"),
+        (standing(1, 0.10, verdict="underfitting"), 0.0, False, "was ahead, but is underfitting"),
+        (standing(1, 0.10, verdict="overfitting"), 0.0, True, "won"),
+        (standing(1, 0.10, verdict="overfitting", direction="weaker"), 0.0, False, "is overfitting"),
+        (standing(1, 0.10, failed="No memory."), 0.0, False, "failed. No memory."),
     ],
 )
-def test_mirror_images_are_tried_where_the_training_has_seen_them_or_it_is_asked_for(
-    asked: dict[str, str], mirror: str
+def test_a_challenger_must_be_surely_better_and_not_lose_its_lead(
+    challenger: Standing, lead: float, wins: bool, words: str
 ) -> None:
-    found = selected({**QUICK, "network": "cnn-s", "epochs": 1, **asked})
-    assert found.recipe.mirror == mirror
-    assert found.why["mirror"] == ("given" if "mirror" in asked else found.why["mirror"])
-    assert found.why["mirror"]
+    reference = standing(0, 0.30)
+    winner, text = decided(reference, challenger, lead)
+    assert winner is (challenger if wins else reference)
+    assert words.lower() in text.lower()
 
 
-@pytest.mark.parametrize(
-    ("network", "epochs", "mixup"), [("cnn-s", 5, 0.3), ("cnn-s", 40, 0.7), ("keras-blog", 40, 0.0)]
-)
-def test_more_is_mixed_in_long_trainings(network: str, epochs: int, mixup: float) -> None:
-    assert selected({**QUICK, "network": network, "epochs": epochs}).recipe.mixup == mixup
+def test_of_equally_good_ones_one_that_did_not_go_too_far_is_taken() -> None:
+    close, far = standing(1, 0.20, verdict="underfitting"), standing(2, 0.205)
+    assert best_of([close, far]) is far
+    assert best_of([close, standing(2, 0.40)]) is close
+    assert best_of([standing(1, 0.20), far]) is not far
+    assert best_of([]) is None

@@ -93,10 +93,13 @@ def selection_block(
     validation: Mapping[str, Any],
     fitted: Fitted,
     account: Mapping[str, Any] | None = None,
+    tried: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The recipe, why it is so, the trials that there were, and what minority augmentation came to.
 
-    `account` is that of a pretrained backbone, whose probe is a trial of its own where it was fine-tuned as well.
+    The first trial is the finished training. `account` is that of a pretrained backbone, whose probe is a trial of its
+    own where it was fine-tuned as well; `tried` are trials that were judged at a rung, the one that became the training
+    among them.
     """
     trial = {
         "recipe": recipe_block(recipe),
@@ -106,7 +109,7 @@ def selection_block(
         "seconds": fitted.seconds,
         "stopped_at": fitted.epochs,
     }
-    trials = [trial]
+    trials = [trial, *map(dict, tried)]
     if account is not None and account["fine_tuned"] is not None:
         figures = dict(account["probe"])
         probe = {**recipe_block(recipe), "transfer": "probe"}

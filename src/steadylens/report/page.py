@@ -17,6 +17,7 @@ from steadylens.errors import DataError
 from steadylens.report import figures, plots, tables
 from steadylens.report.audit_section import Kind, findings_of, kinds_of
 from steadylens.report.metrics_log import METRICS, read_metrics
+from steadylens.report.selection_section import finished, trial_axes, trial_lines
 from steadylens.report.templates import render
 from steadylens.report.thumbnails import read_thumbnails
 from steadylens.report.verdict import most_frequent_confusions, verdict_of
@@ -104,7 +105,7 @@ def save_examples(run: Path, examples: Sequence[Example]) -> None:
 
 def _context(run: Path, report: dict[str, Any]) -> dict[str, Any]:
     metrics = read_metrics(run / METRICS)
-    varying, trials = tables.trial_rows(report["selection"])
+    varying, trials = tables.trial_rows(finished(report["selection"]))
     rows = tables.class_rows(report)
     folded = len(rows) > _ROWS_ON_A_SCREEN
     why = report["selection"].get("why") or {}
@@ -121,6 +122,9 @@ def _context(run: Path, report: dict[str, Any]) -> dict[str, Any]:
         "examples": _pictures(run / "examples"),
         "groups": GROUPS,
         "findings": _findings(run),
+        "selection_story": why.get("trials"),
+        "trial_lines": trial_lines(report["selection"]),
+        "trial_plots": _trial_plots(report["selection"]),
         "varying": varying,
         "trials": trials,
         "recipe": tables.recipe_rows(_read_json(run / "recipe.json", what="recipe") or {}, why),
@@ -173,6 +177,14 @@ def _curves(metrics: Sequence[Mapping[str, Any]], training: Mapping[str, Any]) -
 
 
 _PARTS = ("train", "validation")
+
+
+def _trial_plots(selection: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+    """Balanced accuracy of the trials along each axis, with its title."""
+    return [
+        (axis.title, Markup(plots.trials_plot(axis.names, axis.train, axis.validation, name=axis.title)))  # noqa: S704
+        for axis in trial_axes(selection)
+    ]
 
 
 def _count_plot(data: Mapping[str, Any]) -> Markup | None:

@@ -50,6 +50,37 @@ def learning_curves(
         return svg(figure, f"{name} by epoch, last values: {lasts or 'none measured'}{best}")
 
 
+def trials_plot(names: Sequence[str], train: Sequence[float], validation: Sequence[float], *, name: str) -> str:
+    """Balanced accuracy on training and validation images of trials side by side.
+
+    Args:
+        names: of the trials, from left to right.
+        train: balanced accuracy on training images.
+        validation: on images that were held out.
+        name: what the trials differ in.
+    """
+    with plot(max(420, 190 * len(names)), 290) as figure:
+        axes, x = figure.subplots(), list(range(len(names)))
+        axes.vlines(x, validation, train, color=MUTED, linewidth=2, alpha=0.6)
+        ends = [
+            _curve(axes, x, train, name="training", colour=TRAIN, dash=(0, (5, 2))),
+            _curve(axes, x, validation, name="validation", colour=VALIDATION, dash="-"),
+        ]
+        axes.scatter(x, train, s=36, color=TRAIN, marker="s", zorder=3)
+        axes.scatter(x, validation, s=36, color=VALIDATION, zorder=3)
+        axes.set_xticks(x, [one.replace(", ", "\n") for one in names], parse_math=False)
+        axes.margins(x=0.25)
+        axes.set_ylim(min(*train, *validation) - 0.05, max(*train, *validation) + 0.05)  # ten points or more
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
+        _name_curves(axes, [end for end in ends if end is not None])
+        told = "; ".join(
+            f"{one} {percent(known)} and {percent(unseen)}"
+            for one, known, unseen in zip(names, train, validation, strict=True)
+        )
+        return svg(figure, f"{name}: balanced accuracy on training and on validation images: {told}")
+
+
 def reliability_diagram(bins: Sequence[Mapping[str, Any]], *, name: str) -> str:
     """Accuracy against stated probability, bin by bin, above a histogram of the images in each bin.
 

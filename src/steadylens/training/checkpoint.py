@@ -28,8 +28,11 @@ from steadylens import files
 from steadylens.errors import ResourceError, SteadylensError
 
 FORMAT = 1
-# The stages of a run, and the outcome that each rests on: made anew from another outcome, it would be another.
+# The stages of a run, and the outcome that each rests on: made anew from another outcome, it would be another. A stage
+# that comes several times has a name for each time, such as "trial.2": what stands before the dot is the stage.
 RESTS_ON = {
+    "resolved": "",
+    "trial": "resolved",
     "selection": "",
     "training": "selection",
     "probe": "selection",
@@ -112,7 +115,7 @@ class Checkpoints:
         """
         self.settle()
         if self._folder is not None:
-            self._write(stage, stage, self._digest_of(RESTS_ON[stage]), outcome)
+            self._write(stage, stage, self._digest_of(_rests_on(stage)), outcome)
 
     def position(self, stage: str) -> Checkpoint | None:
         """The latest place in the training of a stage that is whole; None where there is none.
@@ -187,7 +190,7 @@ class Checkpoints:
         self._saved_at = time.monotonic()
         took = self._saved_at - begin
         number, self._next = self._next, self._next + 1
-        what = (number, stage, self._digest_of(RESTS_ON[stage]), taken, took)
+        what = (number, stage, self._digest_of(_rests_on(stage)), taken, took)
         self._writer = threading.Thread(target=self._write_position, args=what, daemon=True)
         self._writer.start()
 
@@ -242,7 +245,7 @@ class Checkpoints:
             content = path.with_suffix(".safetensors").read_bytes()
             if files.sha256(content) != document["tensors"]["sha256"]:
                 raise ValueError("its digest does not match its content")
-            if document["of"] != self._digest_of(RESTS_ON[stage]):
+            if document["of"] != self._digest_of(_rests_on(stage)):
                 raise ValueError("what it was made from is not there any more")
             return Checkpoint(document["state"], safetensors.torch.load(content))
         except _DAMAGED as error:
@@ -272,7 +275,7 @@ class Checkpoints:
     def _jsons(self) -> Iterator[Path]:
         if self._folder is not None and self._folder.is_dir():
             named = sorted(self._folder.glob("*.json"))
-            yield from (path for path in named if path.stem.isdecimal() or path.stem in RESTS_ON)
+            yield from (path for path in named if path.stem.isdecimal() or _stage_of(path.stem) in RESTS_ON)
 
     def _documents(self) -> Iterator[dict[str, Any]]:
         for path in self._jsons():
@@ -288,6 +291,14 @@ class Checkpoints:
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU in the plain layout, that a training can no longer change."""
     return {name: torch.empty(t.shape, dtype=t.dtype).copy_(t.detach()) for name, t in tensors.items()}
+
+
+def _stage_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _rests_on(name: str) -> str:
+    return RESTS_ON[_stage_of(name)]
 
 
 def _name(number: int) -> str:

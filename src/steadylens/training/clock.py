@@ -18,10 +18,14 @@ class Clock:
     Args:
         seconds: of wall time in which the training has to end, its measurements included; None for no such limit.
         epochs: to do; None for no such limit. One of the two must be given.
+
+    Attributes:
+        pause_s: seconds since the training began at which it pauses, whatever is left of it.
     """
 
     def __init__(self, seconds: float | None, epochs: int | None) -> None:
         self.seconds, self.epochs = seconds, epochs
+        self.pause_s = math.inf
         self.epoch = self.step = 0
         self._steps = 0
         self._images = 0
@@ -58,6 +62,10 @@ class Clock:
     def out_of_time(self) -> bool:
         """Whether only the time for a last measurement is left."""
         return self.seconds is not None and self.elapsed() >= self.seconds - self._last_measurement
+
+    def pausing(self) -> bool:
+        """Whether it is time to pause."""
+        return self.elapsed() >= self.pause_s
 
     @property
     def images_per_second(self) -> float:

@@ -22,7 +22,7 @@ from steadylens.models.distance import MOST_KNOWN, distances_to_known
 from steadylens.models.inference import features_of, logits_of
 from steadylens.training.clock import Clock
 from steadylens.training.loop import begin, train_epoch
-from steadylens.training.selection import select
+from steadylens.training.resolution import resolve
 from steadylens.training.state import Step, Training
 
 FOLDS = 5
@@ -105,7 +105,7 @@ def choose_recipe(
     folds: int = FOLDS,
     seconds: float | None,
 ) -> Recipe:
-    """The recipe that `select` gives for one of the folds, in its part of the seconds there are.
+    """The recipe that `resolve` gives for one of the folds, in its part of the seconds there are.
 
     What would bend the probabilities is left out: remedies for imbalance, since a rare class is to stay improbable, and
     stopping by the held-out images, whose labels are in doubt. And AdamW trains, since Muon learns wrong labels sooner.
@@ -114,7 +114,7 @@ def choose_recipe(
     known, held_out = (_part(images, np.flatnonzero(which)) for which in (fold_of != 0, fold_of == 0))
     plain = replace(config, imbalance="none", minority_augment=0.0, early_stopping=0)
     left = None if seconds is None else seconds / folds
-    recipe = select(plain, classes, known, held_out, preprocessing, "the images' own", seconds=left).recipe
+    recipe = resolve(plain, classes, known, held_out, preprocessing, "the images' own", seconds=left).recipe
     return replace(recipe, optimizer="adamw")
 
 

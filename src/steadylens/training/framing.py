@@ -20,7 +20,7 @@ from steadylens.models.pretrained import Backbone
 from steadylens.training.backbones import BackboneChoice
 from steadylens.training.gain import gain_of
 from steadylens.training.probe import CrossValidated, View, cross_validate
-from steadylens.training.selection import choose_device
+from steadylens.training.resolution import choose_device
 
 MOST_COMPARED = 600
 SHARE_OF_COMPARING = 0.08  # of the time; where it would take more, images are squashed

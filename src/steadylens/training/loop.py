@@ -21,7 +21,7 @@ from steadylens.errors import ResourceError
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
 from steadylens.models.cnn import StagedCNN
 from steadylens.models.inference import logits_of
-from steadylens.training.checkpoint import Checkpoints
+from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.clock import Clock
 from steadylens.training.divergence import LossWatch, cost_of_guessing, what_to_change
 from steadylens.training.early_stopping import BestWeights, tempered_log_loss
@@ -47,6 +47,7 @@ def fit(
     seen: int = 1000,
     checkpoints: Checkpoints | None = None,
     stage: str = "training",
+    place: Checkpoint | None = None,
     on_step: Callable[[Step], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Fitted:
@@ -63,8 +64,10 @@ def fit(
         seen: training images that each measurement looks at, or as many as there are validation images.
         checkpoints: where the training is kept, and goes on from; None keeps it nowhere.
         stage: tells this training from others of the same run.
+        place: where a trial of the same network, images and recipe got to, which this training goes on with unless the
+            checkpoints hold a later place; None begins anew.
         on_step: told after each step.
-        on_epoch: told after each measured epoch.
+        on_epoch: told after each measured epoch, those of the trial first.
 
     Raises:
         ConfigError: the loss is no longer a number.
@@ -75,40 +78,71 @@ def fit(
     training = begin(network, train, recipe, preprocessing, rates, on_step, checkpoints.good_weights)
     sample = train.sample(max(seen, len(validation)), recipe.seed)
     best, clock = BestWeights(recipe.early_stopping), Clock(seconds, recipe.epochs)
-    curve: list[Epoch] = []
-    course, stopped = Course(clock, best, curve, []), ""
-    save = partial(_save, checkpoints, stage, training, course)
-    if (place := checkpoints.position(stage)) is not None:
+    course = Course(clock, best, [], [])
+    save = partial(save_place, checkpoints, stage, training, course)
+    if (kept := checkpoints.position(stage)) is not None:
+        put_back(kept, training, course)
+    elif place is not None:
         put_back(place, training, course)
+        for row in course.curve:
+            on_epoch(row)
 
-    with interruption.deferred(), _said_what_fits(training):
-        while not stopped:
-            loss, stopped = train_epoch(training, clock, course.losses, after_step=save)
-            if stopped or clock.measuring_due():
-                with clock.measuring(), training.average.shown_by(network):
-                    row = _measure(training, sample, validation, loss, clock)
-                    best.offer(network, row.validation_tempered_log_loss, clock.epoch)
-                curve.append(row)
-                on_epoch(row)
-                if not training.remedy.in_full(clock.progress()):
-                    best.wait(clock.epoch)
-                if not stopped and best.exhausted(clock.epoch):
-                    stopped = "early"
-            if not stopped:
-                save(epoch_ended=True)
+    with interruption.deferred(), said_what_fits(training):
+        stopped = go_on(training, course, sample, validation, save, on_epoch)
 
     best.restore(network)
     return Fitted(
         network=network.eval(),
         preprocessing=preprocessing,
-        curve=tuple(curve),
+        curve=tuple(course.curve),
         best_epoch=best.epoch,
-        kept=next(row for row in curve if row.epoch == best.epoch),
+        kept=next(row for row in course.curve if row.epoch == best.epoch),
         epochs=clock.epoch,
         stopped=stopped,
         seconds=clock.elapsed(),
         images_per_second=clock.images_per_second,
     )
+
+
+def go_on(
+    training: Training,
+    course: Course,
+    sample: LabelledPixels,
+    validation: LabelledPixels,
+    save: Callable[..., None],
+    on_epoch: Callable[[Epoch], None],
+) -> str:
+    """Train until the end, or until the clock pauses: epoch by epoch, measured when it is due.
+
+    Args:
+        training: what is trained.
+        course: where it is.
+        sample: training images to measure it on.
+        validation: images to measure it on and to choose the best epoch by.
+        save: called after each step, and after each epoch with `epoch_ended`.
+        on_epoch: told after each measured epoch.
+
+    Returns:
+        Why it ends: "budget", "epochs", "early", or "pause".
+    """
+    network, clock, best, stopped = training.network, course.clock, course.best, ""
+    while not stopped:
+        loss, stopped = train_epoch(training, clock, course.losses, after_step=save)
+        if stopped == "pause":
+            break
+        if stopped or clock.measuring_due():
+            with clock.measuring(), training.average.shown_by(network):
+                row, _ = measure(training, sample, validation, loss, clock)
+                best.offer(network, row.validation_tempered_log_loss, clock.epoch)
+            course.curve.append(row)
+            on_epoch(row)
+            if not training.remedy.in_full(clock.progress()):
+                best.wait(clock.epoch)
+            if not stopped and best.exhausted(clock.epoch):
+                stopped = "early"
+        if not stopped:
+            save(epoch_ended=True)
+    return stopped
 
 
 def train_epoch(
@@ -127,7 +161,7 @@ def train_epoch(
         after_step: called after each step but the last of the epoch.
 
     Returns:
-        The mean loss of its steps, and why the training ends with it ("" where it goes on).
+        The mean loss of its steps, and why the training ends with it ("" where it goes on), or "pause".
     """
     network, recipe, device = training.network, training.recipe, training.device
     loss_of = objective_of(training.remedy, recipe.label_smoothing, device)
@@ -159,6 +193,8 @@ def train_epoch(
         training.on_step(Step(clock.epoch, clock.progress(), clock.images_per_second, losses[-1]))
         if clock.out_of_time():
             return float(np.mean(losses)), "budget"
+        if clock.pausing():
+            return float(np.mean(losses)), "pause"
         if not clock.epoch_is_over:
             after_step()
     return float(np.mean(losses)), "epochs" if clock.epoch == recipe.epochs else ""
@@ -208,7 +244,7 @@ def _optimizer(network: nn.Module, recipe: Recipe, rates: Rates | None) -> torch
     return adamw(network, recipe.learning_rate, recipe.l2, rates)
 
 
-def _save(
+def save_place(
     checkpoints: Checkpoints, stage: str, training: Training, course: Course, *, epoch_ended: bool = False
 ) -> None:
     """Save where the training is, where it is time to; stop, with everything saved, where that is wished."""
@@ -220,7 +256,7 @@ def _save(
 
 
 @contextmanager
-def _said_what_fits(training: Training) -> Iterator[None]:
+def said_what_fits(training: Training) -> Iterator[None]:
     """Within the `with` block, an error for want of memory becomes one that names a batch size that fits.
 
     Raises:
@@ -274,10 +310,14 @@ def _batch(training: Training, positions: NDArray[np.int64], clock: Clock) -> tu
     return images.to(training.device), labels.to(training.device), partners.to(training.device), share
 
 
-def _measure(
+def measure(
     training: Training, sample: LabelledPixels, validation: LabelledPixels, loss: float, clock: Clock
-) -> Epoch:
-    """Measure the network as it stands, without augmentation, on a part of its training images and on validation."""
+) -> tuple[Epoch, NDArray[np.float32]]:
+    """Measure the network as it stands, without augmentation, on a part of its training images and on validation.
+
+    Returns:
+        The figures, and the logits of the validation images, (n, classes).
+    """
     seen, unseen = (
         logits_of(training.network, part, training.preprocessing, precision=training.recipe.precision)
         for part in (sample, validation)
@@ -285,7 +325,7 @@ def _measure(
     # The last step may have diverged.
     training.watch.require_finite(clock.epoch, clock.step, float(unseen.sum()), "the sum of the validation logits")
     classes = len(training.recipe.classes)
-    return Epoch(
+    row = Epoch(
         epoch=clock.epoch,
         seconds=clock.elapsed(),
         learning_rate=training.optimizer.param_groups[0]["lr"],
@@ -298,3 +338,4 @@ def _measure(
         validation_worst_class_recall=worst_class_recall(validation.labels, unseen.argmax(1), classes),
         images_per_second=clock.images_per_second,
     )
+    return row, unseen

@@ -37,7 +37,7 @@ def take(training: Training, course: Course) -> Checkpoint:
         "average_steps": training.average.steps,
         "best": course.best.state(),
         "watch": training.watch.state(),
-        "curve": [_written(row) for row in course.curve],
+        "curve": [written(row) for row in course.curve],
     }
     return Checkpoint(state, copied(tensors))
 
@@ -67,8 +67,8 @@ def outcome_of(fitted: Fitted) -> Checkpoint:
     plain = ("best_epoch", "epochs", "stopped", "seconds", "images_per_second")
     state = {
         **{name: getattr(fitted, name) for name in plain},
-        "curve": [_written(row) for row in fitted.curve],
-        "kept": _written(fitted.kept),
+        "curve": [written(row) for row in fitted.curve],
+        "kept": written(fitted.kept),
     }
     return Checkpoint(state, copied(fitted.network.state_dict()))
 
@@ -81,7 +81,7 @@ def fitted_from(outcome: Checkpoint, network: nn.Module, preprocessing: Preproce
     return Fitted(network.eval(), preprocessing, tuple(_read(row) for row in curve), kept=_read(kept), **state)
 
 
-def _written(row: Epoch) -> dict[str, float | None]:
+def written(row: Epoch) -> dict[str, float | None]:
     """A row as JSON values: what is not a number becomes null."""
     return {name: value if math.isfinite(value) else None for name, value in asdict(row).items()}
 

@@ -1,42 +1,49 @@
-"""From what was asked for to what will be done: every "auto" resolved by a measurement or a rule, with its reason."""
+"""Model selection by successive halving: recipes beside that of the rules, each begun, and the best one gone on with.
+
+A trial is the beginning of the very training that it would become. The recipe of the rules begins. How it learns tells
+where to look: for more regularisation or for less, for a larger network or a smaller one. Challengers follow it to the
+first rung; the best of them goes on, beside the recipe of the rules, to the last rung; and the better of the two is
+trained to the end, from where it stands. What the others took is all that selection costs, and it is bounded.
+
+Source: successive halving, Jamieson & Talwalkar 2016; here with two rungs, a reference that is never dropped before the
+last one, and a test of whether a lead is more than chance.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import time
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from sklearn.neighbors import KNeighborsClassifier
 
-from steadylens.config import TIMM, Config, Recipe
-from steadylens.data.batches import LabelledPixels, to_input
+from steadylens.config import Config, Recipe
+from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
-from steadylens.errors import ResourceError
-from steadylens.metrics import balanced_accuracy
-from steadylens.models import DEFAULT_DEPTH, NetworkSpec, build
-from steadylens.models.inference import suitable_batch
-from steadylens.models.pretrained import Backbone, Pretrained
-from steadylens.training.finetune import FEWEST_TO_JUDGE, thaw
-from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
+from steadylens.models import spec_of
+from steadylens.models.pretrained import Pretrained
+from steadylens.training.account import accounts, line, none_near, what_was_tried, where
+from steadylens.training.challengers import CHANGEABLE, Challenger, Look, challengers_of
+from steadylens.training.checkpoint import Checkpoint, Checkpoints
+from steadylens.training.folds import Fold, folds_of
+from steadylens.training.gain import Gain, gain_of
+from steadylens.training.resolution import Resolution, measure_speed, resolve
+from steadylens.training.state import Step
+from steadylens.training.trial import Standing, Trials
 
-FAMILY = ("cnn-s", "cnn-m", "cnn-l", "cnn-xl")
-# A larger network is taken only where the budget allows it so many passes and so many steps: below, the smaller one had
-# the better validation figures in short trials on long-tailed CIFAR-10.
-FEWEST_EPOCHS = 16
-FEWEST_STEPS = 2500
-FEW_EPOCHS = 20  # in fewer, much mixing costs more than it gains; at 24 there was no difference
-FEWEST_EPOCHS_TUNED = 0.75  # of fine-tuning: in less, the schedule is over before anything has moved
-DEFAULT_BUDGET_S = 600.0
-_BATCH, _BATCH_TUNED = 64, 32
-_AS_WEIGHTS = {True: "belongs to the pretrained weights", False: "trained from scratch"}
+SHARE = 0.2  # of the time for training: the most that trials which come to nothing may take
+FIRST = 0.05  # of the training: the first rung
+MOST_CHALLENGERS = 3
+FEWEST_EPOCHS = 30  # of the training, for each fold: with fewer, it is time that is short, and not data
+FEWEST_STEPS = 2000  # of the training, for each fold: a hundred of them are done at the first rung
+LEARNED = 0.97  # of the log-loss of guessing: above, nothing has been learned yet that could be compared
+IMBALANCED = 1.5  # the largest class to the smallest
+
+_LOOK: dict[str, Look] = {"overfitting": "stronger", "underfitting": "weaker"}
+_AGAINST = {"stronger": "underfitting", "weaker": "overfitting"}  # the verdict on a challenger that went too far
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +52,17 @@ class Selection:
 
     Attributes:
         recipe: what will be done.
-        why: a sentence for each field of the recipe.
+        why: a sentence for each field of the recipe; as "trials", what was tried and what came of it.
         seconds_per_image: of prediction in float32 with the chosen network.
+        trials: as in report.json.
+        continues: name of the checkpoint with which the training goes on; "" where it begins anew.
     """
 
     recipe: Recipe
     why: dict[str, str]
     seconds_per_image: float
-
-
-def choose_image_size(config: Config, widths: NDArray[np.int32], heights: NDArray[np.int32]) -> tuple[int, str]:
-    """The side to which every image is resized, and why: the images' own, up to 64 px for a network from scratch."""
-    if config.image_size != "auto":
-        return config.image_size, "given"
-    side = int(np.median(np.minimum(widths, heights)))
-    size = int(np.clip(side, 8, 64))
-    note = "64 px is enough for a small network from scratch" if side > 64 else "the images' own size"
-    return size, f"the shorter side's median is {side} px; {note}"
-
-
-def choose_device(asked: str) -> tuple[str, str]:
-    """The device to train on, and why.
-
-    Raises:
-        ResourceError: CUDA was asked for and is not there.
-    """
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise ResourceError("--device cuda was asked for, but torch finds no CUDA device. Run `steadylens doctor`.")
-    if asked != "auto":
-        return asked, "given"
-    return ("cuda", "a CUDA device is there") if torch.cuda.is_available() else ("cpu", "no CUDA device was found")
+    trials: tuple[dict[str, Any], ...] = ()
+    continues: str = ""
 
 
 def select(
@@ -88,313 +76,206 @@ def select(
     seconds: float | None,
     backbone: Pretrained | None = None,
     reasons: Mapping[str, str] | None = None,
-) -> Selection:
-    """Resolve a Config for some images.
+    units: NDArray[np.int64] | None = None,
+    checkpoints: Checkpoints | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    on_step: Callable[[Step], None] = lambda _: None,
+) -> tuple[Selection, Checkpoint | None]:
+    """Resolve a Config for some images, and try other recipes where that is worth its time.
 
     Args:
-        config: what was asked for.
+        config: what was asked for; only what it leaves to "auto" is changed.
         classes: in the order of the labels.
         train: images to learn from.
-        validation: images to check label-preserving flips on.
+        validation: images to judge on.
         preprocessing: whose size is that of the recipe.
         size_reason: why that size.
-        seconds: left of the budget for training; None where epochs alone decide.
-        backbone: pretrained weights, where there are any; the size and the normalisation of `preprocessing` are theirs.
+        seconds: left of the budget for selection and training; None where epochs alone decide.
+        backbone: pretrained weights, where there are any.
         reasons: why there are or are not, as "network", and for "image_fit".
-    """
-    device, device_reason = choose_device(config.device)
-    values: dict[str, Any] = {"classes": classes, "image_size": preprocessing.image_size, "device": device}
-    why = {"classes": "found in the data", "image_size": size_reason, "device": device_reason}
-    values |= {"image_fit": preprocessing.fit, **_about_weights(backbone)}
-    why |= dict.fromkeys(("weights", "weights_sha256", "arguments", "transfer"), _AS_WEIGHTS[backbone is not None])
-    reasons = {"network": "", "image_fit": "as the images were decoded", **(reasons or {})}
-    why["image_fit"] = reasons["image_fit"]
-    values["precision"], why["precision"] = choose_precision(config.precision, device)
-    speed = _network(config, backbone, len(classes), train, preprocessing, device, values["precision"], seconds)
-    values["network"], why["network"] = speed.network, speed.reason
-    values["flip"], why["flip"] = _flip(
-        config.flip, config.augment, config.minority_augment not in {0.0, "auto"}, train, validation
-    )
-    values["mirror"], why["mirror"] = _mirror(config.mirror, speed.network, flip=values["flip"])
-    counts, epochs = np.bincount(train.labels, minlength=len(classes)), speed.epochs
-    if backbone is not None:
-        values["transfer"], why["transfer"], epochs = _transfer(config, speed, counts, len(validation), seconds)
-    values["optimizer"], why["optimizer"] = _optimizer(speed.network)
-    rules = _rules(speed.network, counts, epochs, seconds)
-    for name, (value, reason) in rules.items():
-        asked = getattr(config, name)
-        values[name], why[name] = (asked, "given") if asked != "auto" else (value, reason)
-    for field in fields(Recipe):
-        if field.name not in values:
-            values[field.name] = getattr(config, field.name)
-            why[field.name] = "given" if field.name in config.given else "the default"
-    if backbone is not None:
-        why["network"] = f"{reasons['network']}; {speed.rate:,.0f} images/s in training"
-    elif config.network != "auto":
-        why["network"] = "given"
-    elif reasons["network"]:
-        why["network"] = f"{reasons['network']}. From scratch: {speed.reason}"
-    return Selection(Recipe(**values), why, speed.seconds_per_image)
+        units: a number for each row of the store; images of one number are never on both sides of a fold.
+        checkpoints: where trials are kept, and go on from.
+        say: told a line for each trial that reaches a rung.
+        on_step: told after each step of a trial.
 
-
-def _optimizer(network: str) -> tuple[str, str]:
-    """Which optimizer trains a network, and why."""
-    if network in FAMILY:
-        return "muon", "better than AdamW by 2.6 points in a short trial on long-tailed CIFAR-10"
-    return "adamw", "usual for fine-tuning" if network.startswith(TIMM) else "the tutorial's, with decoupled decay"
-
-
-def _mirror(asked: str, network: str, *, flip: bool) -> tuple[str, str]:
-    """Whether the trained network looks at mirror images too, and why."""
-    if asked != "auto":
-        return asked, "given"
-    if network.startswith(TIMM) or not flip:
-        return "off", "it takes twice the time" if flip else "nor does the training mirror images"
-    return "if-better", "where the validation images show that it is better"
-
-
-def _about_weights(backbone: Pretrained | None) -> dict[str, Any]:
-    """The fields of a recipe that say which pretrained weights there are."""
-    if backbone is None:
-        return {"weights": "", "weights_sha256": "", "arguments": "{}", "transfer": "none"}
-    arguments = json.dumps(backbone.arguments, sort_keys=True)
-    return {"weights": backbone.source, "weights_sha256": backbone.sha256, "arguments": arguments}
-
-
-def _transfer(
-    config: Config, speed: _Speed, counts: NDArray[np.int64], unseen: int, seconds: float | None
-) -> tuple[str, str, float]:
-    """Whether to fine-tune, why, and how many epochs of it to expect."""
-    images = int(counts.sum())
-    epochs = float(config.epochs or math.inf)
-    if seconds is not None:
-        looking = (images + 3 * unseen) * speed.seconds_per_image
-        epochs = min(epochs, max(0.0, seconds - looking) * speed.rate / images)
-    if config.transfer == "probe":
-        return "probe", "given", epochs
-    if unseen < FEWEST_TO_JUDGE:
-        return "probe", f"{unseen} validation images could not tell whether fine-tuning gains anything", epochs
-    if epochs < FEWEST_EPOCHS_TUNED:
-        return "probe", f"the time suffices for {epochs:.1f} epochs of fine-tuning, which is too little", epochs
-    return "fine-tune", f"about {epochs:.0f} epochs; kept only where validation shows that it is better", epochs
-
-
-def _rules(network: str, counts: NDArray[np.int64], epochs: float, seconds: float | None) -> dict[str, tuple[Any, str]]:
-    """What "auto" comes to for the fields that follow from a rule: value and reason."""
-    if network.startswith(TIMM):
-        return _rules_for_backbones(counts, epochs)
-    factor, blog = counts.max() / counts.min(), network == "keras-blog"
-    many = f"about {epochs:.0f} epochs fit" if seconds is not None else f"{epochs:.0f} epochs"
-    level = "light" if epochs < 30 else "medium" if epochs < 100 else "strong"
-    patience = max(5, math.ceil(epochs / 2))  # the last half of a schedule, at low rates, is where most is gained
-    mixed = 0.0 if blog else 0.3 if epochs < FEW_EPOCHS else 0.7
-    remedy = "logit-adjust" if factor >= 1.5 else "none"
-    return {
-        "depth": (DEFAULT_DEPTH[network], f"{network} as published"),
-        "imbalance": (remedy, f"the largest class has {factor:.3g} times the images of the smallest"),
-        "minority_augment": (0.0, "the remedy for imbalance is the one above; this one is added when asked for"),
-        "augment": (level, many),
-        "l2": (1e-4 if blog else 0.05, "usual for such networks"),
-        "dropout": (0.5 if blog else 0.0, "as in the tutorial" if blog else "mixing regularises more"),
-        "label_smoothing": (0.0, "mixing already softens the targets" if mixed else "the tutorial has none"),
-        "mixup": (mixed, "the tutorial has none" if blog else f"the best in short trials, where {many}"),
-        "early_stopping": (patience, "half of the epochs, and at least 5"),
-        "batch_size": (
-            128 if blog else _BATCH,
-            "twice the tutorial's" if blog else "the best of 64, 128 and 256 in short trials",
-        ),
-        "learning_rate": (
-            1e-3 if blog else 2e-3,
-            "Adam's default" if blog else "the best of a few in short trials on long-tailed CIFAR-10",
-        ),
-    }
-
-
-def _rules_for_backbones(counts: NDArray[np.int64], epochs: float) -> dict[str, tuple[Any, str]]:
-    """The same, for fine-tuning a pretrained backbone."""
-    factor = counts.max() / counts.min()
-    imbalanced = factor >= 1.5
-    figures = f"the largest class has {factor:.3g} times the images of the smallest"
-    usual = "usual for fine-tuning"
-    patience = max(5, math.ceil(epochs / 2)) if math.isfinite(epochs) else 5
-    return {
-        "depth": (0, "as pretrained"),
-        "imbalance": ("logit-adjust" if imbalanced else "none", figures),
-        "minority_augment": (0.25 if imbalanced else 0.0, figures),
-        "augment": ("medium", "pretrained features bear changes of place, size and colour"),
-        "l2": (0.05, usual),
-        "dropout": (0.2, usual),
-        "label_smoothing": (0.0, "the probabilities are calibrated afterwards"),
-        "mixup": (0.0, "in few epochs it costs more than it gains"),
-        "early_stopping": (patience, "half of the epochs, and at least 5"),
-        "batch_size": (_BATCH_TUNED, usual),
-        "learning_rate": (5e-4, f"{usual}; lower for each stage below the last layer"),
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _Speed:
-    """A network, why it, the epochs to expect of it, images a second in training, seconds an image in prediction."""
-
-    network: str
-    reason: str
-    epochs: float
-    rate: float
-    seconds_per_image: float
-
-
-def _network(
-    config: Config,
-    backbone: Pretrained | None,
-    classes: int,
-    train: LabelledPixels,
-    preprocessing: Preprocessing,
-    device: str,
-    precision: str,
-    seconds: float | None,
-) -> _Speed:
-    """The network, and how fast it is."""
-    candidates = FAMILY if config.network == "auto" else (config.network,)
-    if backbone is not None:
-        candidates = (backbone.network,)
-    chosen = _Speed(candidates[0], "", float(config.epochs or 0), 0.0, 0.0)
-    for name in candidates:
-        depth = DEFAULT_DEPTH.get(name, 0) if config.depth == "auto" else config.depth
-        arguments = {} if backbone is None else backbone.arguments
-        spec = NetworkSpec(name, classes, preprocessing.image_size, depth, config.width, 0.0, arguments)
-        rate, prediction = measure_speed(spec, train, preprocessing, device, precision)
-        epochs = math.inf if seconds is None else seconds * rate / len(train)
-        epochs = min(epochs, config.epochs or math.inf)
-        steps = epochs * len(train) / _BATCH
-        if name != candidates[0] and (epochs < FEWEST_EPOCHS or steps < FEWEST_STEPS):
-            break
-        reason = f"{rate:,.0f} images/s: about {epochs:.0f} epochs in the time there is"
-        chosen = _Speed(name, reason, epochs, rate, prediction)
-        if seconds is None:
-            break  # no clock to fit into, and the same command must give the same network on every machine
-    if seconds is None and config.network == "auto":
-        reason = "the smallest of the family, since no budget was given to fit a larger one into"
-        chosen = replace(chosen, reason=reason)
-    return chosen
-
-
-def measure_speed(
-    spec: NetworkSpec, train: LabelledPixels, preprocessing: Preprocessing, device: str, precision: str
-) -> tuple[float, float]:
-    """Time a few steps: training images a second, and seconds an image in float32 prediction.
+    Returns:
+        What was chosen, and the place that its training goes on from.
 
     Raises:
-        ResourceError: there is too little memory for the smallest batch.
+        ConfigError: the recipe of the rules has diverged.
+        ResourceError: there is too little memory for it, or a checkpoint could not be written.
+        Interrupted: after a step of a trial, which is saved.
     """
-    size = min(64 if spec.image_size <= 64 else _BATCH_TUNED, len(train))
-    timed = partial(_timed, spec, train, preprocessing, device, precision)
-    try:
-        return timed(size)
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        traceback.clear_frames(error.__traceback__)  # with them live the tensors that did not fit
-    fits = largest_batch_that_fits(timed, size)
-    if not fits:
-        raise ResourceError(advice(size, fits))
-    return timed(fits)
+    begin, checkpoints = time.perf_counter(), checkpoints or Checkpoints(None)
+    folds: tuple[Fold, ...] = (Fold(train, validation),)
+    if config.selection != "off" and backbone is None and seconds is not None:
+        folds = folds_of(train, validation, units, config.seed)
+    kept = checkpoints.outcome("resolved") if backbone is None else None
+    if kept is None:
+        resolved = resolve(
+            config, classes, train, validation, preprocessing, size_reason,
+            seconds=seconds, backbone=backbone, reasons=reasons,
+        )  # fmt: skip
+        left = None if seconds is None else seconds - (time.perf_counter() - begin)
+        why_not = _why_not(config, resolved, left, len(train), len(folds), pretrained=backbone is not None)
+        if why_not or left is None:
+            return Selection(resolved.recipe, {**resolved.why, "trials": why_not}, resolved.seconds_per_image), None
+        kept = Checkpoint({**asdict(resolved), "planned": (1 - SHARE) * left})
+        checkpoints.keep("resolved", kept)
+    base = Challenger(_recipe(kept.state["recipe"]), "", "", "aside")
+    trials = Trials(folds, preprocessing, kept.state["planned"], checkpoints, on_step)
+    outcome = _halved(trials, base, _free(config), say)
+    chosen = outcome.winner.challenger.recipe
+    seconds_per_image = kept.state["seconds_per_image"]
+    if chosen.network != base.recipe.network:
+        spec = spec_of(chosen)
+        _, seconds_per_image = measure_speed(spec, train, preprocessing, chosen.device, chosen.precision)
+    why = {**kept.state["why"], **_changed(base.recipe, chosen), "trials": outcome.text}
+    selection = Selection(chosen, why, seconds_per_image, outcome.trials, outcome.winner.name)
+    return selection, outcome.winner.legs[0]
 
 
-def _timed(
-    spec: NetworkSpec, train: LabelledPixels, preprocessing: Preprocessing, device: str, precision: str, size: int
-) -> tuple[float, float]:
-    torch.manual_seed(0)
-    network = build(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if isinstance(network, Backbone):
-        thaw(network)
-    pixels, labels = train.take(np.arange(size))
-    images = to_input(pixels, preprocessing.mean, preprocessing.std).to(device)
-    targets = torch.from_numpy(labels).to(device)
+def rungs_of(challengers: int, folds: int) -> tuple[float, float]:
+    """The shares of the training at which so many challengers, and then the best of them, are judged.
 
-    def step() -> None:
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = network(images)
-        torch.nn.functional.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
-
-    few = images[: suitable_batch(spec.image_size, torch.device(device))]
-
-    def predict() -> None:
-        with torch.inference_mode():
-            network.eval()(few)
-
-    return len(images) / _time(step, device), _time(predict, device) / len(few)
-
-
-def _time(
-    call: Callable[[], object], device: str, most: int = 3, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """Seconds of one call, the first left out: the fastest of at most so many, of fewer where they are slow."""
-    best = math.inf
-    call()
-    for _ in range(most):
-        begin = clock()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, clock() - begin)
-        if best > 0.5:
-            break
-    return best
-
-
-def choose_precision(asked: str, device: str) -> tuple[str, str]:
-    """fp32 or bf16, by timing one convolution of fixed shape in both, forward and backward.
-
-    On a processor, time is counted of one thread while it runs, so that other programs do not change the answer.
+    Where each trial gets `first` of the training and the last two `last`, what does not go on takes the first rung of
+    all but the best challenger, the last rung of one of the two, and that of all folds but one of the other. The last
+    rung is where `SHARE` of the time is used up by that.
     """
-    if asked != "auto":
-        return asked, "given"
-    convolution = torch.nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)
-    images = torch.ones(64, 64, 16, 16, device=device).to(memory_format=torch.channels_last)
-
-    def step(enabled: bool) -> None:
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled):
-            convolution(images).sum().backward()
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    full, half = (_time(partial(step, enabled), device, 10, clock) for enabled in (False, True))
-    torch.set_num_threads(threads)
-    # 1.2 and not 1: the casts around each layer cost something, and a close race must not flip between two runs.
-    chosen = "bf16" if half * 1.2 < full else "fp32"
-    return chosen, f"a convolution takes {half / full:.2f} times as long in bf16 as in fp32"
+    lost = SHARE / (1 - SHARE) - (challengers - 1) * FIRST  # as a share of the training, as it is planned
+    return FIRST, lost / (2 - 1 / folds)
 
 
-def _flip(
-    asked: str, augment: str, minority: bool, train: LabelledPixels, validation: LabelledPixels
-) -> tuple[bool, str]:
-    """Whether mirroring keeps the label: whether nearest neighbours still recognise mirrored validation images."""
-    if asked != "auto":
-        return asked == "on", "given"
-    if augment == "off" and not minority:
-        return False, "augmentation is off"
-    known, queries = train.sample(2000, 0), validation.sample(500, 0)
-    neighbours = KNeighborsClassifier(min(3, len(known))).fit(_thumbnails(known), known.labels)
-    classes = int(max(train.labels.max(), validation.labels.max())) + 1
-    plain = balanced_accuracy(queries.labels, neighbours.predict(_thumbnails(queries)), classes)
-    mirrored = balanced_accuracy(queries.labels, neighbours.predict(_thumbnails(queries, mirrored=True)), classes)
-    # Losing a quarter of what is recognised is far beyond the noise, and far less than digits or letters lose.
-    keeps = mirrored >= 0.75 * plain
-    figures = f"nearest neighbours recognise {plain:.0%} of validation images and {mirrored:.0%} of them mirrored"
-    return keeps, figures
+def most_challengers(folds: int) -> int:
+    """How many challengers can be tried so that the last rung is at least twice as far as the first."""
+    fit = [n for n in range(1, MOST_CHALLENGERS + 1) if rungs_of(n, folds)[1] >= 2 * FIRST]
+    return max(fit, default=1)
 
 
-def _thumbnails(images: LabelledPixels, *, mirrored: bool = False) -> NDArray[np.float32]:
-    """Means over a grid of at most 16 by 16 cells, flattened: (n, cells * cells * 3)."""
-    pieces = (piece[:, :, ::-1] if mirrored else piece for piece in images.pieces())
-    return np.concatenate([_cell_means(piece) for piece in pieces])
+def _free(config: Config) -> frozenset[str]:
+    return frozenset(name for name in CHANGEABLE if getattr(config, name) == "auto")
 
 
-def _cell_means(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    side = pixels.shape[1]
-    cells = min(16, side)
-    cut = side // cells * cells
-    grid = pixels[:, :cut, :cut].reshape(len(pixels), cells, cut // cells, cells, cut // cells, 3)
-    means: NDArray[np.float32] = grid.mean((2, 4), dtype=np.float32).reshape(len(pixels), -1)
-    return means
+def _why_not(
+    config: Config, resolved: Resolution, seconds: float | None, images: int, folds: int, *, pretrained: bool
+) -> str:
+    """Why nothing is tried; "" where trials are worth their time."""
+    steps = resolved.epochs * images / resolved.recipe.batch_size
+    few = f" in each of {folds} folds, since a class has few validation images" if folds > 1 else ""
+    reason = ""
+    if config.selection == "off":
+        reason = "that was asked for"
+    elif pretrained:
+        reason = "with pretrained weights, validation chooses between the probe, fine-tuning and their blends"
+    elif seconds is None or config.epochs is not None:
+        reason = "the number of epochs is given, and the same command is to train the same network everywhere"
+    elif not _free(config):
+        reason = "every option that a trial could change is given"
+    elif resolved.epochs < FEWEST_EPOCHS * folds or steps < FEWEST_STEPS * folds:
+        reason = (
+            f"the time suffices for {resolved.epochs:,.0f} epochs or {steps:,.0f} steps, and all of it goes to the "
+            f"training; trials are made from {FEWEST_EPOCHS} epochs and {FEWEST_STEPS:,} steps on{few}"
+        )
+    return reason and f"No other recipe was tried: {reason}."
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What came of the trials: the one to go on with, all of them for the report, and the story in words."""
+
+    winner: Standing
+    trials: tuple[dict[str, Any], ...]
+    text: str
+
+
+def _halved(trials: Trials, base: Challenger, free: frozenset[str], say: Callable[[str], None]) -> _Outcome:
+    """The recipe of the rules, then its challengers to the first rung, then the best of these and it to the last."""
+    folds, counts = trials.folds, np.bincount(trials.folds[0].train.labels)
+    reference = trials.advance(0, base, FIRST)
+    say(line(reference))
+    guessing = math.log(len(base.recipe.classes))
+    if reference.loss > LEARNED * guessing:
+        text = (
+            f"No other recipe was tried: at {FIRST:.0%} of the training, it had learned too little to compare others."
+        )
+        return _Outcome(reference, accounts([[reference]], reference), text)
+    look: Look = _LOOK.get(reference.verdict, "both")
+    imbalanced = counts.max() >= IMBALANCED * counts[counts > 0].min()
+    tried = challengers_of(base.recipe, free, look, imbalanced=imbalanced)[: most_challengers(len(folds))]
+    begun = []
+    for number, challenger in enumerate(tried, start=1):
+        begun.append(trials.advance(number, challenger, FIRST))
+        say(line(begun[-1]))
+    best = best_of([one for one in begun if not one.failed])
+    told = [where(reference), what_was_tried(tried, folds)]
+    if best is None or _gain(best, reference).difference > _gain(best, reference).margin:
+        told.append(none_near(best, reference) if tried else "There was nothing to change in that direction.")
+        return _Outcome(reference, accounts([[one] for one in (reference, *begun)], reference), " ".join(told))
+    last = rungs_of(len(tried), len(folds))[1]
+    finalists = [trials.advance(0, base, last, reference), trials.advance(best.number, best.challenger, last, best)]
+    for one in finalists:
+        say(line(one))
+    winner, decision = decided(finalists[0], finalists[1], _gain(best, reference).difference)
+    told.append(decision)
+    stood = [[one, *(last for last in finalists if last.number == one.number)] for one in (reference, *begun)]
+    return _Outcome(winner, accounts(stood, winner), " ".join(told))
+
+
+def _gain(one: Standing, other: Standing) -> Gain:
+    return gain_of(one.logits, other.logits, one.labels)
+
+
+def best_of(standings: Sequence[Standing]) -> Standing | None:
+    """The one with the lowest loss; of equally good ones one that did not go too far. None of none."""
+    if not standings:
+        return None
+    lowest = min(standings, key=lambda one: one.loss)
+    equal = [one for one in standings if one is lowest or not _gain(lowest, one).is_sure]
+    return min(equal, key=lambda one: (_went_too_far(one), one.loss))
+
+
+def _went_too_far(one: Standing) -> bool:
+    return one.verdict == _AGAINST.get(one.challenger.direction)
+
+
+def decided(reference: Standing, challenger: Standing, before: float) -> tuple[Standing, str]:
+    """Which of the last two the training goes on with, and why.
+
+    A challenger must be better by more than chance, and its lead must not have shrunk since the first rung: what learns
+    faster is ahead at first, and what regularises less learns faster, however it ends.
+
+    Args:
+        reference: the recipe of the rules at the last rung.
+        challenger: the best challenger there.
+        before: how much higher the challenger's loss was at the first rung.
+
+    Returns:
+        The winner, and a sentence that says why.
+    """
+    name = f"the trial with {challenger.challenger.change}"
+    if challenger.failed:
+        return reference, f"The recipe of the rules went on: {name} failed. {challenger.failed}"
+    gain = _gain(challenger, reference)
+    figures = (
+        f"at {challenger.rung:.0%} of the training, its balanced log-loss on validation images was "
+        f"{challenger.loss:.3f}, that of the recipe of the rules {reference.loss:.3f}, and a lead of more than "
+        f"{gain.margin:.3f} would be more than chance"
+    )
+    if not gain.is_sure:
+        return reference, f"The recipe of the rules went on; {name} was not surely better: {figures}."
+    if gain.difference > before:
+        lead = f"its lead had shrunk from {-before:.3f} to {-gain.difference:.3f}"
+        return reference, f"The recipe of the rules went on: {name} was ahead, but {lead} since the first rung."
+    if _went_too_far(challenger):
+        return reference, f"The recipe of the rules went on: {name} was ahead, but is {challenger.verdict}."
+    return challenger, f"{name.capitalize()} won, and went on as the training: {figures}."
+
+
+def _changed(base: Recipe, chosen: Recipe) -> dict[str, str]:
+    """Why the fields are as they are that the winner has otherwise than the recipe of the rules."""
+    fields = [name for name in CHANGEABLE if getattr(base, name) != getattr(chosen, name)]
+    return {name: f"a trial was better with it than with {getattr(base, name)}" for name in fields}
+
+
+def _recipe(kept: Mapping[str, Any]) -> Recipe:
+    return Recipe(**{**kept, "classes": tuple(kept["classes"])})

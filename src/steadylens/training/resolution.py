@@ -1,0 +1,367 @@
+"""From what was asked for to what will be done: every "auto" resolved by a measurement or a rule, with its reason."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from steadylens.config import TIMM, Config, Recipe
+from steadylens.data.batches import LabelledPixels, to_input
+from steadylens.data.images import Preprocessing
+from steadylens.errors import ResourceError
+from steadylens.models import DEFAULT_DEPTH, NetworkSpec, build
+from steadylens.models.inference import suitable_batch
+from steadylens.models.pretrained import Backbone, Pretrained
+from steadylens.training.finetune import FEWEST_TO_JUDGE, thaw
+from steadylens.training.flips import choose_flip
+from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
+
+FAMILY = ("cnn-s", "cnn-m", "cnn-l", "cnn-xl")
+# A larger network is taken only where the budget allows it so many passes and so many steps: below, the smaller one had
+# the better validation figures in short trials on long-tailed CIFAR-10.
+FEWEST_EPOCHS = 16
+FEWEST_STEPS = 2500
+FEW_EPOCHS = 20  # in fewer, much mixing costs more than it gains; at 24 there was no difference
+FEWEST_EPOCHS_TUNED = 0.75  # of fine-tuning: in less, the schedule is over before anything has moved
+DEFAULT_BUDGET_S = 600.0
+_BATCH, _BATCH_TUNED = 64, 32
+_AS_WEIGHTS = {True: "belongs to the pretrained weights", False: "trained from scratch"}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The recipe, and for each of its fields why it is as it is.
+
+    Attributes:
+        recipe: what will be done.
+        why: a sentence for each field of the recipe.
+        seconds_per_image: of prediction in float32 with the chosen network.
+        epochs: to expect in the time there is, and no more than were asked for.
+    """
+
+    recipe: Recipe
+    why: dict[str, str]
+    seconds_per_image: float
+    epochs: float
+
+
+def choose_image_size(config: Config, widths: NDArray[np.int32], heights: NDArray[np.int32]) -> tuple[int, str]:
+    """The side to which every image is resized, and why: the images' own, up to 64 px for a network from scratch."""
+    if config.image_size != "auto":
+        return config.image_size, "given"
+    side = int(np.median(np.minimum(widths, heights)))
+    size = int(np.clip(side, 8, 64))
+    note = "64 px is enough for a small network from scratch" if side > 64 else "the images' own size"
+    return size, f"the shorter side's median is {side} px; {note}"
+
+
+def choose_device(asked: str) -> tuple[str, str]:
+    """The device to train on, and why.
+
+    Raises:
+        ResourceError: CUDA was asked for and is not there.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ResourceError("--device cuda was asked for, but torch finds no CUDA device. Run `steadylens doctor`.")
+    if asked != "auto":
+        return asked, "given"
+    return ("cuda", "a CUDA device is there") if torch.cuda.is_available() else ("cpu", "no CUDA device was found")
+
+
+def resolve(
+    config: Config,
+    classes: tuple[str, ...],
+    train: LabelledPixels,
+    validation: LabelledPixels,
+    preprocessing: Preprocessing,
+    size_reason: str,
+    *,
+    seconds: float | None,
+    backbone: Pretrained | None = None,
+    reasons: Mapping[str, str] | None = None,
+) -> Resolution:
+    """Resolve a Config for some images.
+
+    Args:
+        config: what was asked for.
+        classes: in the order of the labels.
+        train: images to learn from.
+        validation: images to check label-preserving flips on.
+        preprocessing: whose size is that of the recipe.
+        size_reason: why that size.
+        seconds: left of the budget for training; None where epochs alone decide.
+        backbone: pretrained weights, where there are any; the size and the normalisation of `preprocessing` are theirs.
+        reasons: why there are or are not, as "network", and for "image_fit".
+    """
+    device, device_reason = choose_device(config.device)
+    values: dict[str, Any] = {"classes": classes, "image_size": preprocessing.image_size, "device": device}
+    why = {"classes": "found in the data", "image_size": size_reason, "device": device_reason}
+    values |= {"image_fit": preprocessing.fit, **_about_weights(backbone)}
+    why |= dict.fromkeys(("weights", "weights_sha256", "arguments", "transfer"), _AS_WEIGHTS[backbone is not None])
+    reasons = {"network": "", "image_fit": "as the images were decoded", **(reasons or {})}
+    why["image_fit"] = reasons["image_fit"]
+    values["precision"], why["precision"] = choose_precision(config.precision, device)
+    speed = _network(config, backbone, len(classes), train, preprocessing, device, values["precision"], seconds)
+    values["network"], why["network"] = speed.network, speed.reason
+    values["flip"], why["flip"] = choose_flip(
+        config.flip, config.augment, config.minority_augment not in {0.0, "auto"}, train, validation
+    )
+    values["mirror"], why["mirror"] = _mirror(config.mirror, speed.network, flip=values["flip"])
+    counts, epochs = np.bincount(train.labels, minlength=len(classes)), speed.epochs
+    if backbone is not None:
+        values["transfer"], why["transfer"], epochs = _transfer(config, speed, counts, len(validation), seconds)
+    values["optimizer"], why["optimizer"] = _optimizer(speed.network)
+    rules = _rules(speed.network, counts, epochs, seconds)
+    for name, (value, reason) in rules.items():
+        asked = getattr(config, name)
+        values[name], why[name] = (asked, "given") if asked != "auto" else (value, reason)
+    for field in fields(Recipe):
+        if field.name not in values:
+            values[field.name] = getattr(config, field.name)
+            why[field.name] = "given" if field.name in config.given else "the default"
+    if backbone is not None:
+        why["network"] = f"{reasons['network']}; {speed.rate:,.0f} images/s in training"
+    elif config.network != "auto":
+        why["network"] = "given"
+    elif reasons["network"]:
+        why["network"] = f"{reasons['network']}. From scratch: {speed.reason}"
+    return Resolution(Recipe(**values), why, speed.seconds_per_image, speed.epochs)
+
+
+def _optimizer(network: str) -> tuple[str, str]:
+    """Which optimizer trains a network, and why."""
+    if network in FAMILY:
+        return "muon", "better than AdamW by 2.6 points in a short trial on long-tailed CIFAR-10"
+    return "adamw", "usual for fine-tuning" if network.startswith(TIMM) else "the tutorial's, with decoupled decay"
+
+
+def _mirror(asked: str, network: str, *, flip: bool) -> tuple[str, str]:
+    """Whether the trained network looks at mirror images too, and why."""
+    if asked != "auto":
+        return asked, "given"
+    if network.startswith(TIMM) or not flip:
+        return "off", "it takes twice the time" if flip else "nor does the training mirror images"
+    return "if-better", "where the validation images show that it is better"
+
+
+def _about_weights(backbone: Pretrained | None) -> dict[str, Any]:
+    """The fields of a recipe that say which pretrained weights there are."""
+    if backbone is None:
+        return {"weights": "", "weights_sha256": "", "arguments": "{}", "transfer": "none"}
+    arguments = json.dumps(backbone.arguments, sort_keys=True)
+    return {"weights": backbone.source, "weights_sha256": backbone.sha256, "arguments": arguments}
+
+
+def _transfer(
+    config: Config, speed: _Speed, counts: NDArray[np.int64], unseen: int, seconds: float | None
+) -> tuple[str, str, float]:
+    """Whether to fine-tune, why, and how many epochs of it to expect."""
+    images = int(counts.sum())
+    epochs = float(config.epochs or math.inf)
+    if seconds is not None:
+        looking = (images + 3 * unseen) * speed.seconds_per_image
+        epochs = min(epochs, max(0.0, seconds - looking) * speed.rate / images)
+    if config.transfer == "probe":
+        return "probe", "given", epochs
+    if unseen < FEWEST_TO_JUDGE:
+        return "probe", f"{unseen} validation images could not tell whether fine-tuning gains anything", epochs
+    if epochs < FEWEST_EPOCHS_TUNED:
+        return "probe", f"the time suffices for {epochs:.1f} epochs of fine-tuning, which is too little", epochs
+    return "fine-tune", f"about {epochs:.0f} epochs; kept only where validation shows that it is better", epochs
+
+
+def _rules(network: str, counts: NDArray[np.int64], epochs: float, seconds: float | None) -> dict[str, tuple[Any, str]]:
+    """What "auto" comes to for the fields that follow from a rule: value and reason."""
+    if network.startswith(TIMM):
+        return _rules_for_backbones(counts, epochs)
+    factor, blog = counts.max() / counts.min(), network == "keras-blog"
+    many = f"about {epochs:.0f} epochs fit" if seconds is not None else f"{epochs:.0f} epochs"
+    level = "light" if epochs < 30 else "medium" if epochs < 100 else "strong"
+    patience = max(5, math.ceil(epochs / 2))  # the last half of a schedule, at low rates, is where most is gained
+    mixed = 0.0 if blog else 0.3 if epochs < FEW_EPOCHS else 0.7
+    remedy = "logit-adjust" if factor >= 1.5 else "none"
+    return {
+        "depth": (DEFAULT_DEPTH[network], f"{network} as published"),
+        "imbalance": (remedy, f"the largest class has {factor:.3g} times the images of the smallest"),
+        "minority_augment": (0.0, "the remedy for imbalance is the one above; this one is added when asked for"),
+        "augment": (level, many),
+        "l2": (1e-4 if blog else 0.05, "usual for such networks"),
+        "dropout": (0.5 if blog else 0.0, "as in the tutorial" if blog else "mixing regularises more"),
+        "label_smoothing": (0.0, "mixing already softens the targets" if mixed else "the tutorial has none"),
+        "mixup": (mixed, "the tutorial has none" if blog else f"the best in short trials, where {many}"),
+        "early_stopping": (patience, "half of the epochs, and at least 5"),
+        "batch_size": (
+            128 if blog else _BATCH,
+            "twice the tutorial's" if blog else "the best of 64, 128 and 256 in short trials",
+        ),
+        "learning_rate": (
+            1e-3 if blog else 2e-3,
+            "Adam's default" if blog else "the best of a few in short trials on long-tailed CIFAR-10",
+        ),
+    }
+
+
+def _rules_for_backbones(counts: NDArray[np.int64], epochs: float) -> dict[str, tuple[Any, str]]:
+    """The same, for fine-tuning a pretrained backbone."""
+    factor = counts.max() / counts.min()
+    imbalanced = factor >= 1.5
+    figures = f"the largest class has {factor:.3g} times the images of the smallest"
+    usual = "usual for fine-tuning"
+    patience = max(5, math.ceil(epochs / 2)) if math.isfinite(epochs) else 5
+    return {
+        "depth": (0, "as pretrained"),
+        "imbalance": ("logit-adjust" if imbalanced else "none", figures),
+        "minority_augment": (0.25 if imbalanced else 0.0, figures),
+        "augment": ("medium", "pretrained features bear changes of place, size and colour"),
+        "l2": (0.05, usual),
+        "dropout": (0.2, usual),
+        "label_smoothing": (0.0, "the probabilities are calibrated afterwards"),
+        "mixup": (0.0, "in few epochs it costs more than it gains"),
+        "early_stopping": (patience, "half of the epochs, and at least 5"),
+        "batch_size": (_BATCH_TUNED, usual),
+        "learning_rate": (5e-4, f"{usual}; lower for each stage below the last layer"),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Speed:
+    """A network, why it, the epochs to expect of it, images a second in training, seconds an image in prediction."""
+
+    network: str
+    reason: str
+    epochs: float
+    rate: float
+    seconds_per_image: float
+
+
+def _network(
+    config: Config,
+    backbone: Pretrained | None,
+    classes: int,
+    train: LabelledPixels,
+    preprocessing: Preprocessing,
+    device: str,
+    precision: str,
+    seconds: float | None,
+) -> _Speed:
+    """The network, and how fast it is."""
+    candidates = FAMILY if config.network == "auto" else (config.network,)
+    if backbone is not None:
+        candidates = (backbone.network,)
+    chosen = _Speed(candidates[0], "", float(config.epochs or 0), 0.0, 0.0)
+    for name in candidates:
+        depth = DEFAULT_DEPTH.get(name, 0) if config.depth == "auto" else config.depth
+        arguments = {} if backbone is None else backbone.arguments
+        spec = NetworkSpec(name, classes, preprocessing.image_size, depth, config.width, 0.0, arguments)
+        rate, prediction = measure_speed(spec, train, preprocessing, device, precision)
+        epochs = math.inf if seconds is None else seconds * rate / len(train)
+        epochs = min(epochs, config.epochs or math.inf)
+        steps = epochs * len(train) / _BATCH
+        if name != candidates[0] and (epochs < FEWEST_EPOCHS or steps < FEWEST_STEPS):
+            break
+        reason = f"{rate:,.0f} images/s: about {epochs:.0f} epochs in the time there is"
+        chosen = _Speed(name, reason, epochs, rate, prediction)
+        if seconds is None:
+            break  # no clock to fit into, and the same command must give the same network on every machine
+    if seconds is None and config.network == "auto":
+        reason = "the smallest of the family, since no budget was given to fit a larger one into"
+        chosen = replace(chosen, reason=reason)
+    return chosen
+
+
+def measure_speed(
+    spec: NetworkSpec, train: LabelledPixels, preprocessing: Preprocessing, device: str, precision: str
+) -> tuple[float, float]:
+    """Time a few steps: training images a second, and seconds an image in float32 prediction.
+
+    Raises:
+        ResourceError: there is too little memory for the smallest batch.
+    """
+    size = min(64 if spec.image_size <= 64 else _BATCH_TUNED, len(train))
+    timed = partial(_timed, spec, train, preprocessing, device, precision)
+    try:
+        return timed(size)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # with them live the tensors that did not fit
+    fits = largest_batch_that_fits(timed, size)
+    if not fits:
+        raise ResourceError(advice(size, fits))
+    return timed(fits)
+
+
+def _timed(
+    spec: NetworkSpec, train: LabelledPixels, preprocessing: Preprocessing, device: str, precision: str, size: int
+) -> tuple[float, float]:
+    torch.manual_seed(0)
+    network = build(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(network, Backbone):
+        thaw(network)
+    pixels, labels = train.take(np.arange(size))
+    images = to_input(pixels, preprocessing.mean, preprocessing.std).to(device)
+    targets = torch.from_numpy(labels).to(device)
+
+    def step() -> None:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = network(images)
+        torch.nn.functional.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
+
+    few = images[: suitable_batch(spec.image_size, torch.device(device))]
+
+    def predict() -> None:
+        with torch.inference_mode():
+            network.eval()(few)
+
+    return len(images) / _time(step, device), _time(predict, device) / len(few)
+
+
+def _time(
+    call: Callable[[], object], device: str, most: int = 3, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of one call, the first left out: the fastest of at most so many, of fewer where they are slow."""
+    best = math.inf
+    call()
+    for _ in range(most):
+        begin = clock()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, clock() - begin)
+        if best > 0.5:
+            break
+    return best
+
+
+def choose_precision(asked: str, device: str) -> tuple[str, str]:
+    """fp32 or bf16, by timing one convolution of fixed shape in both, forward and backward.
+
+    On a processor, time is counted of one thread while it runs, so that other programs do not change the answer.
+    """
+    if asked != "auto":
+        return asked, "given"
+    convolution = torch.nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)
+    images = torch.ones(64, 64, 16, 16, device=device).to(memory_format=torch.channels_last)
+
+    def step(enabled: bool) -> None:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled):
+            convolution(images).sum().backward()
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    full, half = (_time(partial(step, enabled), device, 10, clock) for enabled in (False, True))
+    torch.set_num_threads(threads)
+    # 1.2 and not 1: the casts around each layer cost something, and a close race must not flip between two runs.
+    chosen = "bf16" if half * 1.2 < full else "fp32"
+    return chosen, f"a convolution takes {half / full:.2f} times as long in bf16 as in fp32"
