@@ -41,8 +41,8 @@ def options(
     if request.param == "probe":
         return {**shared, "transfer": "probe"}
     monkeypatch.setattr("steadylens.training.finetune.FEWEST_TO_JUDGE", 1)
-    monkeypatch.setattr("steadylens.training.selection.FEWEST_TO_JUDGE", 1)
-    monkeypatch.setattr("steadylens.training.gain.SURE", -100.0)
+    monkeypatch.setattr("steadylens.training.resolution.FEWEST_TO_JUDGE", 1)
+    monkeypatch.setattr("steadylens.training.gain.SURE", 1e-12)
     return {**shared, "transfer": "auto", "learning_rate": 1e-3}
 
 

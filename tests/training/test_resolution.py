@@ -158,6 +158,7 @@ GIVEN = {
     "learning_rate": 0.5,
     "averaging": 0.5,
     "precision": "bf16",
+    "refit": True,
     "seed": 5,
     "device": "cpu",
     "mirror": "on",
