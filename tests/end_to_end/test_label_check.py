@@ -29,7 +29,7 @@ OPTIONS: dict[str, Any] = {
 
 def write(folder: Path, name: str, colour: tuple[int, int, int], rng: np.random.Generator) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    pixels = (np.array(colour) + rng.normal(0, 25, (12, 12, 3))).clip(0, 255).astype(np.uint8)
+    pixels = (np.array(colour) + rng.normal(0, 12, (12, 12, 3))).clip(0, 255).astype(np.uint8)
     Image.fromarray(pixels).save(folder / f"{name}.png")
 
 
