@@ -47,7 +47,7 @@ ADVICE: dict[Verdict, tuple[str, ...]] = {
     "good": ("Where a class is still found too rarely, more images of that class help most.",),
     "overfitting": (
         "Add images, of the classes with the lowest recall first.",
-        "Vary the images more: --augment strong, --mixup 0.2.",
+        "Vary the images more: --augment strong, a larger --mixup.",
         "Hold the weights back: a larger --l2, --l1 or --dropout.",
         "Stop sooner: --early-stopping with fewer epochs of patience; or take a smaller --network.",
     ),
