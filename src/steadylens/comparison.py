@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from steadylens import __version__, files
 from steadylens.config import Config
@@ -24,7 +23,7 @@ from steadylens.errors import ConfigError, DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
 from steadylens.interruption import Interrupted
-from steadylens.models import build, spec_of
+from steadylens.models import fresh
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone
 from steadylens.preparation import Prepared, Stopwatch, prepare
@@ -234,8 +233,7 @@ def _fit(
     training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
 
     on_step = partial(_tell_step, tell, "")
-    torch.manual_seed(recipe.seed)
-    network = build(spec_of(recipe))
+    network = fresh(recipe)
     if pretrained is None or not isinstance(network, Backbone):
         fitted = fit(
             network, training, validation, recipe, prepared.preprocessing, seconds=seconds, place=place, on_step=on_step

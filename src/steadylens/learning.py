@@ -6,14 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from steadylens.config import Recipe
 from steadylens.console import Advance, Console
 from steadylens.data.store import cache_folder
 from steadylens.errors import DataError
-from steadylens.models import build, pretrained, spec_of
+from steadylens.models import fresh, pretrained
 from steadylens.models.mirrored import Mirrored
 from steadylens.preparation import Prepared
 from steadylens.report import run_folder
@@ -49,7 +47,7 @@ def learn(
         raise DataError(
             f"The pretrained weights are not those that {onlookers.run} was begun with. Begin another with --out."
         )
-    network = _fresh(selection.recipe)
+    network = fresh(selection.recipe)
     outcome = checkpoints.outcome("trained")
     if outcome is not None:
         answering = Mirrored(network) if outcome.state["mirrored"] else network
@@ -102,7 +100,7 @@ def learn_again(
     onlookers.console.say(f"  {outcome.state['why']}")
     if block is None:
         return Again(fitted.network, None, why)
-    network = _fresh(selection.recipe)
+    network = fresh(selection.recipe)
     network.load_state_dict(outcome.tensors)
     answering = Mirrored(network) if isinstance(fitted.network, Mirrored) else network
     return Again(answering.eval(), block, why)
@@ -125,7 +123,7 @@ def _train_again(
     if seconds is not None and needed > refitting.SLACK * seconds and not begun:
         why = f"the first network is kept: training again takes {needed:.0f} s, and {max(0, seconds):.0f} s are left"
         return Checkpoint({"block": None, "why": why})
-    progress, network = _Progress(onlookers), _fresh(selection.recipe)
+    progress, network = _Progress(onlookers), fresh(selection.recipe)
     backbone = prepared.backbone.pretrained
     if backbone is None or not isinstance(network, pretrained.Backbone):
         second = refitting.refit(
@@ -141,14 +139,6 @@ def _train_again(
     block = {"images": len(images), **asdict(second)}
     why = f"trained again on all {len(images):,} images of train and validation, for {second.epochs} epochs"
     return Checkpoint({"block": block, "why": why}, copied(network.state_dict()))
-
-
-def _fresh(recipe: Recipe) -> nn.Module:
-    """The recipe's network before its first step, on its device."""
-    torch.manual_seed(recipe.seed)
-    network = build(spec_of(recipe))
-    network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
 
 
 def _train(

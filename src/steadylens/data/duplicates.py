@@ -73,14 +73,13 @@ def find_near_duplicates(
         advance: called with the share that is done, 0 to 1.
     """
     advance = advance or _unseen
-    features, contrast, equal_to = _describe(pixels, advance)
+    features, contrast, equal_to, pictures = _describe(pixels, advance)
     visible = contrast >= CONTRAST
     twins = np.flatnonzero((equal_to != np.arange(len(index))) & visible)
     pairs = [np.stack([equal_to[twins], twins], axis=1)]
     similarity = [np.ones(len(twins))]
     large = np.minimum(index.widths, index.heights) >= SMALLEST_SIDE
     rows = np.flatnonzero(visible & large & (equal_to == np.arange(len(index))))
-    pictures = _small(pixels) if len(pixels) <= MOST_KEPT else pixels
     while len(rows) > 1 and pixels.shape[1] >= SMALLEST_SIDE:
         found, alike = _verified(index, pictures, _candidates(features, rows, advance), advance)
         pairs, similarity = [*pairs, found], [*similarity, alike]
@@ -112,26 +111,31 @@ def _crowded(rows: Ints, pairs: Ints) -> Ints:
     return rows[np.sort(first[sizes > NEIGHBOURS])]
 
 
-def _describe(pixels: NDArray[np.uint8], advance: Advance) -> tuple[Floats, Floats, Ints]:
+def _describe(pixels: NDArray[np.uint8], advance: Advance) -> tuple[Floats, Floats, Ints, Floats | NDArray[np.uint8]]:
     """What is compared first.
 
     The lowest frequencies of every image and of its middle, (n, 2, 14), each of length one; the contrast in them, (n,);
-    and the first row with the same pixels, (n,).
+    the first row with the same pixels, (n,); and the images at `SIDE`, or as they are where there are more than
+    `MOST_KEPT`.
     """
     first: dict[bytes, int] = {}
-    features, contrast, equal_to = [], [], []
+    features, contrast, equal_to, pictures = [], [], [], []
     for rows in _blocks(len(pixels), max(1, 2**22 // pixels[:1].size)):
         block = pixels[rows]
         equal_to += [
             first.setdefault(hashlib.sha256(image.data).digest(), row) for row, image in zip(rows, block, strict=True)
         ]
-        grey = shrink(block, SIDE) @ LUMINANCE
+        small = shrink(block, SIDE)
+        if len(pixels) <= MOST_KEPT:
+            pictures.append(small)
+        grey = small @ LUMINANCE
         whole, middle = _frequencies(grey, 0.0), _frequencies(grey, MARGIN)
         strength = np.linalg.norm(whole, axis=1)
         features.append(np.stack([_unit(whole), _unit(middle)], axis=1))
         contrast.append(strength)
         advance(0.1 * (rows.stop / len(pixels)))
-    return np.concatenate(features), np.concatenate(contrast), np.array(equal_to, np.int64)
+    kept = np.concatenate(pictures) if pictures else pixels
+    return np.concatenate(features), np.concatenate(contrast), np.array(equal_to, np.int64), kept
 
 
 def _frequencies(grey: Floats, margin: float) -> Floats:
@@ -169,11 +173,6 @@ def _candidates(features: Floats, rows: Ints, advance: Advance) -> Ints:
             found.append(np.sort(np.stack([rows[here[known]], rows[near[known]]], axis=1), axis=1))
         advance(0.1 + 0.5 * block.stop / len(rows))
     return np.unique(np.concatenate(found), axis=0)
-
-
-def _small(pixels: NDArray[np.uint8]) -> Floats:
-    """All images at `SIDE`, once: most are compared with several others."""
-    return np.concatenate([shrink(pixels[rows], SIDE) for rows in _blocks(len(pixels), _BLOCK)])
 
 
 def _verified(

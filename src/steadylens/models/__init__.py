@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from steadylens.config import TIMM, Recipe
@@ -64,6 +65,14 @@ def spec_of(recipe: Recipe) -> NetworkSpec:
         json.loads(recipe.arguments),
         "cosine" if recipe.imbalance == "ldam-drw" else "linear",
     )
+
+
+def fresh(recipe: Recipe) -> nn.Module:
+    """The recipe's network before its first step, drawn with the recipe's seed, on its device."""
+    torch.manual_seed(recipe.seed)
+    network = build(spec_of(recipe))
+    network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def build(spec: NetworkSpec) -> nn.Module:

@@ -113,7 +113,7 @@ def choose_backbone(config: Config, index: ImageIndex, device: str, *, seconds: 
         elif config.depth != "auto" or "width" in config.given:
             found, reason = None, "a depth or a width was given, which networks trained from scratch have"
         else:
-            found, reason = _at_hand(index, device, choose_precision(config.precision, device)[0], seconds)
+            found, reason = _at_hand(config, index, device, seconds)
         if found is None:
             return BackboneChoice(None, None, math.inf, math.inf, {"network": reason} if reason else {})
     elif config.weights is not None:
@@ -154,7 +154,7 @@ def _check(config: Config) -> None:
         raise ConfigError("\n".join(wrong))
 
 
-def _at_hand(index: ImageIndex, device: str, precision: str, seconds: float | None) -> tuple[Pretrained | None, str]:
+def _at_hand(config: Config, index: ImageIndex, device: str, seconds: float | None) -> tuple[Pretrained | None, str]:
     """The largest backbone of `CURATED` whose weights are on this machine and for which the time suffices, and why."""
     side = int(np.median(np.minimum(index.widths, index.heights)))
     if side <= LARGER_THAN:
@@ -168,7 +168,7 @@ def _at_hand(index: ImageIndex, device: str, precision: str, seconds: float | No
             "no pretrained weights are on this machine: ask for some by name, such as --network "
             f"{CURATED[0].network}, or give a file by --weights; for photographs they are worth more than anything else"
         )
-    chosen = here[0]
+    chosen, precision = here[0], choose_precision(config.precision, device)[0]
     for candidate in here if seconds is not None else here[:1]:
         cfg = hub.from_hub(candidate.network)
         rate = forward_rate(cfg.network, cfg.arguments, cfg.image_size, device, precision)

@@ -11,17 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from steadylens.config import Config, Recipe
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
-from steadylens.models import build, spec_of
+from steadylens.models import fresh
 from steadylens.models.distance import MOST_KNOWN, distances_to_known
 from steadylens.models.inference import features_of, logits_of
 from steadylens.training.clock import Clock
 from steadylens.training.loop import begin, train_epoch
+from steadylens.training.mirroring import answers
 from steadylens.training.resolution import resolve
 from steadylens.training.state import Step, Training
 
@@ -154,8 +154,7 @@ def _train(
     seconds: float | None,
     on_step: Callable[[Step], None],
 ) -> Training:
-    torch.manual_seed(recipe.seed)
-    training = begin(build(spec_of(recipe)), known, recipe, preprocessing, None, on_step)
+    training = begin(fresh(recipe), known, recipe, preprocessing, None, on_step)
     clock, stopped = Clock(seconds, recipe.epochs), ""
     while not stopped:
         _, stopped = train_epoch(training, clock)
@@ -168,11 +167,10 @@ def _ask(
     """A trained network's logits of all images, and how far the held-out ones are from those that it knows."""
     network, recipe, preprocessing = training.network, training.recipe, training.preprocessing
     with training.average.shown_by(network):
-        logits = logits_of(network, images, preprocessing, precision=recipe.precision)
         if recipe.flip:
-            mirrored = replace(images, pixels=images.pixels[:, :, ::-1])
-            logits += logits_of(network, mirrored, preprocessing, precision=recipe.precision)
-            logits /= 2
+            _, logits = answers(network, images, preprocessing, recipe.precision)
+        else:
+            logits = logits_of(network, images, preprocessing, precision=recipe.precision)
         parts = (training.images.sample(MOST_KNOWN, recipe.seed), _part(images, held_out))
         known, asked = (features_of(network, part, preprocessing, precision=recipe.precision) for part in parts)
     return logits, distances_to_known(known, asked)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from steadylens.config import Recipe
 from steadylens.data.batches import LabelledPixels
+from steadylens.data.images import Preprocessing
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax
 from steadylens.models.inference import logits_of
 from steadylens.models.mirrored import Mirrored
@@ -32,15 +35,16 @@ def mirror(
     """
     if recipe.mirror == "off":
         return fitted
-    plain, both = _answers(fitted, validation, recipe)
+    ask = partial(answers, fitted.network, preprocessing=fitted.preprocessing, precision=recipe.precision)
+    plain, both = ask(validation)
     before, after = (tempered_log_loss(logits, validation.labels) for logits in (plain, both))
     taken = recipe.mirror == "on" or after < before
     figures = f"balanced log-loss on validation {after:.3f} with them, {before:.3f} without"
-    say(f"mirror images are looked at {'too' if taken else 'no more'}: {figures}")
+    say(f"mirror images are {'looked at too' if taken else 'not looked at'}: {figures}")
     if not taken:
         return fitted
     sample = train.sample(max(1000, len(validation)), recipe.seed)
-    known = _answers(fitted, sample, recipe)[1]
+    _, known = ask(sample)
     kept = replace(
         judged(fitted.kept, both, validation.labels),
         train_balanced_accuracy=balanced_accuracy(sample.labels, known.argmax(1), len(recipe.classes)),
@@ -49,10 +53,10 @@ def mirror(
     return replace(fitted, network=Mirrored(fitted.network).eval(), kept=kept)
 
 
-def _answers(fitted: Fitted, images: LabelledPixels, recipe: Recipe) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The logits of images, (n, classes), and their mean with those of the mirror images."""
+def answers(
+    network: nn.Module, images: LabelledPixels, preprocessing: Preprocessing, precision: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A network's logits of images, (n, classes), and their mean with those of the mirror images."""
     turned = replace(images, pixels=images.pixels[:, :, ::-1])
-    plain, mirrored = (
-        logits_of(fitted.network, part, fitted.preprocessing, precision=recipe.precision) for part in (images, turned)
-    )
+    plain, mirrored = (logits_of(network, part, preprocessing, precision=precision) for part in (images, turned))
     return plain, np.mean([plain, mirrored], axis=0)

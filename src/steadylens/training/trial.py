@@ -23,7 +23,7 @@ from steadylens.config import Recipe
 from steadylens.data.images import Preprocessing
 from steadylens.errors import ConfigError
 from steadylens.metrics import balanced_accuracy, figures, softmax, worst_class_recall
-from steadylens.models import build, spec_of
+from steadylens.models import fresh
 from steadylens.training.challengers import Challenger
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.clock import Clock
@@ -196,11 +196,8 @@ class Trials:
         self, recipe: Recipe, fold: int, name: str, rung: float, place: Checkpoint | None, *, must: bool
     ) -> Checkpoint:
         train, held_out = self.folds[fold].train, self.folds[fold].held_out
-        torch.manual_seed(recipe.seed)
-        network = build(spec_of(recipe))
-        network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
         saved = self.checkpoints.good_weights if must else str
-        training = begin(network, train, recipe, self.preprocessing, None, self.on_step, saved)
+        training = begin(fresh(recipe), train, recipe, self.preprocessing, None, self.on_step, saved)
         sample = train.sample(max(SEEN, len(held_out)), recipe.seed)
         start = self.checkpoints.position(name) or place
         gone = 0.0 if start is None else float(start.state["clock"]["elapsed"])
@@ -213,7 +210,7 @@ class Trials:
         with said_what_fits(training) if must else nullcontext():
             go_on(training, course, sample, held_out, save, lambda _: None)
         loss = float(np.mean(course.losses))
-        with clock.measuring(), training.average.shown_by(network):
+        with clock.measuring(), training.average.shown_by(training.network):
             row, answers = measure(training, sample, held_out, loss, clock)
         reached = take(training, course)
         tensors = {**reached.tensors, "answers": torch.from_numpy(answers)}
