@@ -11,51 +11,34 @@ runs. Commands run one after another, in turn where two are compared, so that a 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shlex
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from side_by_side import last_line, report_of, test_figures
 
 PEER = Path(__file__).with_name("keras_peer.py")
 
 
 def ours(data: Path, test: Path | None, words: list[str]) -> dict[str, Any]:
     """One whole `steadylens train`, in the peer's terms."""
-    with tempfile.TemporaryDirectory() as folder:
-        given = ["--test", str(test)] if test else []
-        command = [sys.executable, "-m", "steadylens.cli", "train", str(data), *given, "--out", f"{folder}/run", *words]
-        begin = time.perf_counter()
-        # A cache of its own: every command decodes its images, as the peer does.
-        environment = {**os.environ, "STEADYLENS_CACHE": f"{folder}/cache"}
-        answer = subprocess.run(
-            [*command, "--json", "--quiet"], check=True, capture_output=True, text=True, env=environment
-        )
-        seconds = time.perf_counter() - begin
-    report = json.loads(answer.stdout)
+    begin = time.perf_counter()
+    report = report_of(data, [*(["--test", str(test)] if test else []), *words])
     return {
-        "balanced_accuracy": report["test"]["balanced_accuracy"]["value"],
-        "worst_class_recall": report["test"]["worst_class_recall"]["value"],
-        "ece": report["test"]["ece"]["value"],
+        **test_figures(report),
         "epochs": report["training"]["epochs"],
         "images_per_second": report["training"]["images_per_second"],
-        "seconds": seconds,
+        "seconds": time.perf_counter() - begin,
         "network": report["selection"]["chosen"]["network"],
     }
 
 
 def keras(python: str, data: Path, test: Path, words: list[str]) -> dict[str, Any]:
     """One run of the peer."""
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
     command = [python, str(PEER), str(data), "--test", str(test), *words]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    result: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
-    return result
+    return dict(last_line(command, {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}))
 
 
 def mean(results: list[dict[str, Any]], name: str) -> float:

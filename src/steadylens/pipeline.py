@@ -50,6 +50,7 @@ from steadylens.training.state import Fitted
 
 CACHE_CEILING_BYTES = 20 * 2**30
 REPORT_S = 5.0  # set aside for intervals, plots, examples and the artifact on one slow core
+LEAST_SHARE = 0.25  # of the budget is for training, whatever the rest takes: less would teach a network nothing
 VERIFIED_IMAGES = 32
 FOREIGN_SHARE = 0.05  # of the budget: looking for images like no others may take as much, or is left out, and said
 
@@ -123,13 +124,13 @@ def _do(
     with watch.stage("select"), console.stage("Selecting") as advance:
         selection = begun.selection
         if selection is None:
-            remains = None if budget is None else budget - watch.elapsed()
-            selection = _select(prepared, config, remains, begun.checkpoints, console, advance)
+            selection = _select(prepared, config, budget, watch, begun.checkpoints, console, advance)
             begun.keep_selection(selection)
         recipe = selection.recipe
         run_folder.write_recipe(run, recipe)
         loggers.recipe(contents.recipe_block(recipe))
     console.say(f"  {recipe.network}, {recipe.imbalance}: {selection.why['network']}")
+    _say_if_budget_is_too_small(budget, watch, console)
 
     with watch.stage("train"), console.stage("Training") as advance, interruption.deferred():
         onlookers = Onlookers(run, console, advance, loggers)
@@ -183,15 +184,18 @@ def _keep_index(run: Path, prepared: Prepared, begun: Continuation) -> None:
 def _select(
     prepared: Prepared,
     config: Config,
-    seconds: float | None,
+    budget: float | None,
+    watch: Stopwatch,
     checkpoints: Checkpoints,
     console: Console,
     advance: Advance,
 ) -> Selection:
-    """Choose the recipe, for what is left of the seconds when the report is made."""
+    """Choose the recipe, for what is left of the budget when the report is made."""
     train, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
     index = prepared.store.index
-    to_train = None if seconds is None else _first_share(prepared, config) * (seconds - REPORT_S)
+    to_train = None
+    if budget is not None:
+        to_train = _first_share(prepared, config) * max(_least(budget, watch), budget - watch.elapsed() - REPORT_S)
     selection, _ = select(
         config, index.classes, train, validation, prepared.preprocessing, prepared.reasons["image_size"],
         seconds=to_train, backbone=prepared.backbone.pretrained,
@@ -250,7 +254,23 @@ def _left_to_train(
     if budget is None:
         return None
     predicted = _images_to_predict(prepared, selection.recipe, foreign)
-    return share * (budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image)
+    left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
+    return share * max(_least(budget, watch), left)
+
+
+def _least(budget: float, watch: Stopwatch) -> float:
+    """The seconds that training gets in any case: a share of the budget, less what earlier processes have had."""
+    return max(0.0, LEAST_SHARE * budget - watch.earlier)
+
+
+def _say_if_budget_is_too_small(budget: float | None, watch: Stopwatch, console: Console) -> None:
+    """Say where training alone takes longer than what is left of the budget."""
+    if budget is None or budget - watch.elapsed() - REPORT_S >= (least := _least(budget, watch)):
+        return
+    console.say(
+        f"  {budget:.0f} s are too few for these images: reading and checking them took {watch.elapsed():.0f} s. "
+        f"Training takes {least:.0f} s all the same, and the run ends later than was asked for."
+    )
 
 
 def _first_share(prepared: Prepared, config: Config) -> float:
