@@ -51,6 +51,7 @@ ALLOWED: dict[str, Allowed] = {
     "augment": choice("auto", "off", "light", "medium", "strong"),
     "flip": choice("auto", "on", "off"),
     "mirror": choice("auto", "on", "off"),
+    "members": whole(1, 16, "auto"),
     "l1": number(0, math.inf),
     "l2": number(0, math.inf, "auto"),
     "dropout": number(0, 0.95, "auto"),

@@ -140,6 +140,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         augment: str = "auto",
         flip: str = "auto",
         mirror: str = "auto",
+        members: int | str = "auto",
         l1: float = 0.0,
         l2: float | str = "auto",
         dropout: float | str = "auto",
@@ -174,6 +175,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.augment = augment
         self.flip = flip
         self.mirror = mirror
+        self.members = members
         self.l1 = l1
         self.l2 = l2
         self.dropout = dropout

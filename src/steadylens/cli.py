@@ -141,7 +141,8 @@ def train(
     settings: Annotated[
         list[str] | None,
         _option(
-            "Any option by name, also batch_size, learning_rate, averaging, precision, flip, mirror, transfer.", "--set"
+            "Any option by name, also batch_size, learning_rate, averaging, precision, flip, mirror, members.",
+            "--set",
         ),
     ] = None,
     as_json: Json = False,

@@ -34,8 +34,8 @@ from steadylens.report.comparison_table import Board
 from steadylens.training.backbones import choose_backbone
 from steadylens.training.checkpoint import Checkpoint
 from steadylens.training.diagnosis import diagnose
+from steadylens.training.ensembling import fit_members
 from steadylens.training.finetune import adapt
-from steadylens.training.loop import fit
 from steadylens.training.mirroring import mirror
 from steadylens.training.resolution import choose_device, choose_precision
 from steadylens.training.selection import Selection, select
@@ -233,12 +233,14 @@ def _fit(
     training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
 
     on_step = partial(_tell_step, tell, "")
-    network = fresh(recipe)
-    if pretrained is None or not isinstance(network, Backbone):
-        fitted = fit(
-            network, training, validation, recipe, prepared.preprocessing, seconds=seconds, place=place, on_step=on_step
+    if pretrained is None:
+        fitted = fit_members(
+            training, validation, recipe, prepared.preprocessing, seconds=seconds, place=place, on_step=on_step
         )
         return mirror(fitted, training, validation, recipe)
+    network = fresh(recipe)
+    if not isinstance(network, Backbone):
+        raise TypeError(f"{recipe.network} takes no pretrained weights")
     network.take_in(pretrained)
     return adapt(
         network, training, validation, recipe, prepared.preprocessing,

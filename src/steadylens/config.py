@@ -78,6 +78,7 @@ class Config:
     augment: str = "auto"
     flip: str = "auto"
     mirror: str = "auto"
+    members: int | Auto = "auto"
     l1: float = 0.0
     l2: float | Auto = "auto"
     dropout: float | Auto = "auto"
@@ -105,6 +106,7 @@ class Recipe:
     file, and `arguments`, in JSON, is what their network is built with. `transfer` is "none" without them. A backbone
     has the depth and the width that it was pretrained with: they are 0 and 1. `optimizer` is "adamw", or "muon",
     which is Muon with AdamW beside it. `mirror` is "on", "off" or "if-better", which leaves it to validation.
+    `members` is how many networks are trained to answer together.
     """
 
     classes: tuple[str, ...]
@@ -137,6 +139,7 @@ class Recipe:
     image_fit: str = "squash"
     optimizer: str = "adamw"
     mirror: str = "off"
+    members: int = 1
     refit: bool = False
 
 
@@ -282,6 +285,7 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "augment": _one_of("auto", *AUGMENT),
     "flip": _one_of("auto", "on", "off"),
     "mirror": _one_of("auto", "on", "off"),
+    "members": _number(1, 16, whole=True, words=_AUTO),
     "l1": _number(0, _INFINITE),
     "l2": _number(0, _INFINITE, words=_AUTO),
     "dropout": _number(0, 0.95, words=_AUTO),

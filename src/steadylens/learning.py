@@ -11,7 +11,7 @@ from torch import nn
 from steadylens.console import Advance, Console
 from steadylens.data.store import cache_folder
 from steadylens.errors import DataError
-from steadylens.models import fresh, pretrained
+from steadylens.models import answering, fresh, pretrained, spec_answering
 from steadylens.models.mirrored import Mirrored
 from steadylens.preparation import Prepared
 from steadylens.report import run_folder
@@ -20,8 +20,8 @@ from steadylens.report.loggers import Loggers
 from steadylens.report.metrics_log import epoch_line
 from steadylens.training import refit as refitting
 from steadylens.training.checkpoint import Checkpoint, Checkpoints, copied
+from steadylens.training.ensembling import fit_members
 from steadylens.training.finetune import adapt
-from steadylens.training.loop import fit
 from steadylens.training.mirroring import mirror
 from steadylens.training.position import fitted_from, outcome_of
 from steadylens.training.selection import Selection
@@ -47,17 +47,19 @@ def learn(
         raise DataError(
             f"The pretrained weights are not those that {onlookers.run} was begun with. Begin another with --out."
         )
-    network = fresh(selection.recipe)
     outcome = checkpoints.outcome("trained")
     if outcome is not None:
-        answering = Mirrored(network) if outcome.state["mirrored"] else network
+        network = answering(selection.recipe, outcome.state["members"], mirrored=outcome.state["mirrored"])
         trained = Checkpoint(outcome.state["fitted"], outcome.tensors)
-        return fitted_from(trained, answering, prepared.preprocessing), outcome.state["account"]
-    fitted, account = _train(network, prepared, selection, seconds, checkpoints, onlookers)
+        return fitted_from(trained, network, prepared.preprocessing), outcome.state["account"]
+    fitted, account = _train(prepared, selection, seconds, checkpoints, onlookers)
     training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
     fitted = mirror(fitted, training, validation, selection.recipe, say=lambda text: onlookers.console.say(f"  {text}"))
     trained = outcome_of(fitted)
-    state = {"fitted": trained.state, "account": account, "mirrored": isinstance(fitted.network, Mirrored)}
+    spec = spec_answering(selection.recipe, fitted.network)
+    state = {
+        "fitted": trained.state, "account": account, "members": spec.members, "mirrored": spec.mirrored,
+    }  # fmt: skip
     checkpoints.keep("trained", Checkpoint(state, trained.tensors))
     return fitted, account
 
@@ -142,7 +144,6 @@ def _train_again(
 
 
 def _train(
-    network: nn.Module,
     prepared: Prepared,
     selection: Selection,
     seconds: float | None,
@@ -153,14 +154,17 @@ def _train(
     recipe, backbone = selection.recipe, prepared.backbone
     training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
     progress = _Progress(onlookers)
-    if backbone.pretrained is None or not isinstance(network, pretrained.Backbone):
-        fitted = fit(
-            network, training, validation, recipe, prepared.preprocessing,
+    if backbone.pretrained is None:
+        fitted = fit_members(
+            training, validation, recipe, prepared.preprocessing,
             seconds=seconds, checkpoints=checkpoints,
             place=checkpoints.outcome(selection.continues) if selection.continues else None,
-            on_step=progress.step, on_epoch=progress.epoch,
+            on_step=progress.step, on_epoch=progress.epoch, say=lambda text: onlookers.console.say(f"  {text}"),
         )  # fmt: skip
         return fitted, None
+    network = fresh(recipe)
+    if not isinstance(network, pretrained.Backbone):
+        raise TypeError(f"{recipe.network} takes no pretrained weights")
     network.take_in(backbone.pretrained)
     adapted = adapt(
         network, training, validation, recipe, prepared.preprocessing,

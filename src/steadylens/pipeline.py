@@ -28,10 +28,9 @@ from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
 from steadylens.evaluation.labels import doubt, outliers, suspicious_labels
 from steadylens.learning import Onlookers, learn, learn_again
-from steadylens.models import spec_of
+from steadylens.models import spec_answering
 from steadylens.models.distance import MOST_KNOWN, distances_to_known
 from steadylens.models.inference import features_of, logits_of
-from steadylens.models.mirrored import Mirrored
 from steadylens.preparation import Prepared, Stopwatch, prepare
 from steadylens.report import contents, run_folder
 from steadylens.report.audit_section import paths_to_draw
@@ -286,6 +285,7 @@ def _images_to_predict(prepared: Prepared, recipe: Recipe, foreign: bool) -> int
     sample = min(train, max(1000, len(splits.validation)))
     mirrored = recipe.mirror != "off"
     measured = (0 if recipe.weights else sample) + (2 * (sample + len(splits.validation)) if mirrored else 0)
+    measured += sample + len(splits.validation) if recipe.members > 1 else 0
     return measured + (1 + mirrored) * (held_out + (_looked_at_again(prepared) if foreign else 0))
 
 
@@ -343,7 +343,7 @@ def _pack(
     artifact.pack(
         run / "model",
         network,
-        spec=replace(spec_of(recipe), mirrored=isinstance(network, Mirrored)),
+        spec=spec_answering(recipe, network),
         classes=recipe.classes,
         preprocessing=prepared.preprocessing,
         temperature=temperature,

@@ -171,7 +171,8 @@ def test_the_training_block_says_how_it_ended() -> None:
     block = contents.training_block(FITTED, RECIPE, 42.0)
     assert block == {
         "epochs": 7, "best_epoch": 4, "stopped": "early", "seconds": 12.5, "images_per_second": 321.0,
-        "precision": "fp32", "mirrored": False, "resumed": False, "budget_s": 60.0, "total_seconds": 42.0,
+        "precision": "fp32", "mirrored": False, "members": [], "resumed": False, "budget_s": 60.0,
+        "total_seconds": 42.0,
     }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from steadylens.training.resolution import (
     FAMILY,
     FEWEST_EPOCHS,
     FEWEST_STEPS,
+    MOST_MEMBERS,
     Resolution,
     choose_device,
     choose_image_size,
@@ -162,6 +163,7 @@ GIVEN = {
     "seed": 5,
     "device": "cpu",
     "mirror": "on",
+    "members": 2,
 }
 
 
@@ -377,3 +379,30 @@ def test_mirror_images_are_tried_where_the_training_has_seen_them_or_it_is_asked
 )
 def test_more_is_mixed_in_long_trainings(network: str, epochs: int, mixup: float) -> None:
     assert selected({**QUICK, "network": network, "epochs": epochs}).recipe.mixup == mixup
+
+
+@pytest.mark.parametrize(
+    ("epochs", "options", "members"),
+    [
+        (20, {}, 1),
+        (59, {}, 1),
+        (65, {}, 2),
+        (2000, {}, MOST_MEMBERS),
+        (2000, {"refit": True}, 1),
+        (2000, {"epochs": 500}, 1),
+        (2000, {"network": "keras-blog"}, 1),
+        (2000, {"members": 7}, 7),
+        (20, {"members": 2}, 2),
+    ],
+)
+def test_several_networks_are_trained_where_one_would_learn_little_more(
+    monkeypatch: pytest.MonkeyPatch, epochs: int, options: dict[str, Any], members: int
+) -> None:
+    rate, images = 100.0, 70
+    monkeypatch.setattr(resolution, "measure_speed", lambda *_: (rate, 0.002))
+    found = selected({**QUICK, "network": "cnn-s", **options}, seconds=epochs * images / rate)
+    assert found.recipe.members == members
+    assert found.epochs == pytest.approx(min(epochs, options.get("epochs", epochs)) / members)
+    assert found.seconds_per_image == pytest.approx(0.002 * members)
+    assert found.why["members"]
+    assert (found.recipe.augment == "light") == (found.epochs < 30)

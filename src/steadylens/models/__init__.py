@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from steadylens.config import TIMM, Recipe
 from steadylens.errors import ConfigError
 from steadylens.models import cnn, pretrained
+from steadylens.models.ensemble import Ensemble
 from steadylens.models.heads import HEADS
 from steadylens.models.mirrored import Mirrored
 
@@ -29,6 +30,7 @@ class NetworkSpec:
         dropout: probability with which a feature before the last layer is dropped in training.
         arguments: with which timm builds the backbone; empty for `NETWORKS`.
         head: the last layer, one of `heads.HEADS`; "linear" for backbones.
+        members: how many networks answer together, see `ensemble.Ensemble`.
         mirrored: whether it answers with the mean over an image and its mirror image, see `mirrored.Mirrored`.
     """
 
@@ -40,6 +42,7 @@ class NetworkSpec:
     dropout: float
     arguments: dict[str, pretrained.Argument] = field(default_factory=dict)
     head: str = "linear"
+    members: int = 1
     mirrored: bool = False
 
 
@@ -69,10 +72,22 @@ def spec_of(recipe: Recipe) -> NetworkSpec:
 
 def fresh(recipe: Recipe) -> nn.Module:
     """The recipe's network before its first step, drawn with the recipe's seed, on its device."""
+    return answering(recipe, 1, mirrored=False)
+
+
+def answering(recipe: Recipe, members: int, *, mirrored: bool) -> nn.Module:
+    """A network of so many members, for weights that were trained by the recipe, on its device."""
     torch.manual_seed(recipe.seed)
-    network = build(spec_of(recipe))
+    network = build(replace(spec_of(recipe), members=members, mirrored=mirrored))
     network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
+
+
+def spec_answering(recipe: Recipe, network: nn.Module) -> NetworkSpec:
+    """What a network that was trained by the recipe is built from, as it answers now."""
+    alone = network.network if isinstance(network, Mirrored) else network
+    members = len(alone.members) if isinstance(alone, Ensemble) else 1
+    return replace(spec_of(recipe), members=members, mirrored=isinstance(network, Mirrored))
 
 
 def build(spec: NetworkSpec) -> nn.Module:
@@ -83,10 +98,11 @@ def build(spec: NetworkSpec) -> nn.Module:
     """
     if spec.head not in HEADS or (spec.head != "linear" and spec.name.startswith(TIMM)):
         raise ConfigError(f"The network {spec.name} cannot have a last layer '{spec.head}'.")
-    if spec.name.startswith(TIMM):
-        network: nn.Module = pretrained.Backbone(
-            spec.name.removeprefix(TIMM), spec.classes, spec.dropout, spec.arguments
-        )
+    if spec.members > 1:
+        alone = replace(spec, members=1, mirrored=False)
+        network: nn.Module = Ensemble([build(alone) for _ in range(spec.members)])
+    elif spec.name.startswith(TIMM):
+        network = pretrained.Backbone(spec.name.removeprefix(TIMM), spec.classes, spec.dropout, spec.arguments)
     elif spec.name in NETWORKS:
         network = NETWORKS[spec.name](spec)
     else:

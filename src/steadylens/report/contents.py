@@ -182,6 +182,7 @@ def training_block(fitted: Fitted, recipe: Recipe, total_seconds: float) -> dict
         "images_per_second": fitted.images_per_second,
         "precision": recipe.precision,
         "mirrored": isinstance(fitted.network, Mirrored),
+        "members": [asdict(member) for member in fitted.members],
         "resumed": False,
         "budget_s": recipe.budget,
         "total_seconds": total_seconds,

@@ -112,6 +112,8 @@ def choose_backbone(config: Config, index: ImageIndex, device: str, *, seconds: 
             found, reason = None, f"{config.imbalance} is for networks trained from scratch"
         elif config.depth != "auto" or "width" in config.given:
             found, reason = None, "a depth or a width was given, which networks trained from scratch have"
+        elif config.members not in ("auto", 1):
+            found, reason = None, "several networks were asked for, which are trained from scratch"
         else:
             found, reason = _at_hand(config, index, device, seconds)
         if found is None:
@@ -142,6 +144,10 @@ def _check(config: Config) -> None:
         wrong.append("--sidecar says what --weights mean: give both.")
     if backbone and (config.depth != "auto" or "width" in config.given):
         wrong.append("A pretrained backbone has the depth and the width it was trained with: leave them out.")
+    if backbone and config.members not in ("auto", 1):
+        wrong.append("Several members are for networks trained from scratch: leave members out.")
+    if config.refit and config.members not in ("auto", 1):
+        wrong.append("Training again on more images is for one network: leave out refit or members.")
     if "transfer" in config.given and not backbone and config.network != "auto":
         wrong.append(f"transfer is for pretrained backbones, and {config.network} is trained from scratch.")
     if (backbone or "transfer" in config.given) and config.imbalance in FROM_SCRATCH_ONLY:

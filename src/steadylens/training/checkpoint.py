@@ -35,6 +35,7 @@ RESTS_ON = {
     "trial": "resolved",
     "selection": "",
     "training": "selection",
+    "member": "selection",
     "probe": "selection",
     "fine-tuning": "probe",
     "trained": "selection",

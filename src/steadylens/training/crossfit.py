@@ -112,7 +112,7 @@ def choose_recipe(
     """
     fold_of = deal(images.labels, units, folds, config.seed)
     known, held_out = (_part(images, np.flatnonzero(which)) for which in (fold_of != 0, fold_of == 0))
-    plain = replace(config, imbalance="none", minority_augment=0.0, early_stopping=0)
+    plain = replace(config, imbalance="none", minority_augment=0.0, early_stopping=0, members=1)
     left = None if seconds is None else seconds / folds
     recipe = resolve(plain, classes, known, held_out, preprocessing, "the images' own", seconds=left).recipe
     return replace(recipe, optimizer="adamw")

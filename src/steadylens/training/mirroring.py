@@ -13,11 +13,10 @@ from torch import nn
 from steadylens.config import Recipe
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
-from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax
 from steadylens.models.inference import logits_of
 from steadylens.models.mirrored import Mirrored
 from steadylens.training.early_stopping import tempered_log_loss
-from steadylens.training.state import Fitted, judged
+from steadylens.training.state import Fitted, judged_on_both
 
 
 def mirror(
@@ -45,11 +44,7 @@ def mirror(
         return fitted
     sample = train.sample(max(1000, len(validation)), recipe.seed)
     _, known = ask(sample)
-    kept = replace(
-        judged(fitted.kept, both, validation.labels),
-        train_balanced_accuracy=balanced_accuracy(sample.labels, known.argmax(1), len(recipe.classes)),
-        train_balanced_log_loss=balanced_log_loss(sample.labels, softmax(known)),
-    )
+    kept = judged_on_both(fitted.kept, both, validation.labels, known, sample.labels)
     return replace(fitted, network=Mirrored(fitted.network).eval(), kept=kept)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from steadylens.data.images import Preprocessing
 from steadylens.training.checkpoint import Checkpoint, copied
-from steadylens.training.state import Course, Epoch, Fitted, Training
+from steadylens.training.state import Course, Epoch, Fitted, Member, Training
 
 
 def take(training: Training, course: Course) -> Checkpoint:
@@ -69,6 +69,7 @@ def outcome_of(fitted: Fitted) -> Checkpoint:
         **{name: getattr(fitted, name) for name in plain},
         "curve": [written(row) for row in fitted.curve],
         "kept": written(fitted.kept),
+        "members": [asdict(member) for member in fitted.members],
     }
     return Checkpoint(state, copied(fitted.network.state_dict()))
 
@@ -77,8 +78,9 @@ def fitted_from(outcome: Checkpoint, network: nn.Module, preprocessing: Preproce
     """The finished training that was kept, its weights put into the network."""
     network.load_state_dict(outcome.tensors)
     state = dict(outcome.state)
-    curve, kept = state.pop("curve"), state.pop("kept")
-    return Fitted(network.eval(), preprocessing, tuple(_read(row) for row in curve), kept=_read(kept), **state)
+    curve, kept = (_read(row) for row in state.pop("curve")), _read(state.pop("kept"))
+    members = (Member(**member) for member in state.pop("members", ()))
+    return Fitted(network.eval(), preprocessing, tuple(curve), kept=kept, members=tuple(members), **state)
 
 
 def written(row: Epoch) -> dict[str, float | None]:

@@ -32,6 +32,9 @@ FAMILY = ("cnn-s", "cnn-m", "cnn-l", "cnn-xl")
 FEWEST_EPOCHS = 16
 FEWEST_STEPS = 2500
 FEW_EPOCHS = 20  # in fewer, much mixing costs more than it gains; at 24 there was no difference
+# A network that has gone through its training images so often gains little from more, and several networks together
+# gain much (docs/benchmarks.md); each of them costs as much again in use.
+EPOCHS_A_MEMBER, MOST_MEMBERS = 30, 4
 FEWEST_EPOCHS_TUNED = 0.75  # of fine-tuning: in less, the schedule is over before anything has moved
 DEFAULT_BUDGET_S = 600.0
 _BATCH, _BATCH_TUNED = 64, 32
@@ -45,8 +48,8 @@ class Resolution:
     Attributes:
         recipe: what will be done.
         why: a sentence for each field of the recipe.
-        seconds_per_image: of prediction in float32 with the chosen network.
-        epochs: to expect in the time there is, and no more than were asked for.
+        seconds_per_image: of prediction in float32 with the chosen network, all its members together.
+        epochs: of each member to expect in the time there is, and no more than were asked for.
     """
 
     recipe: Recipe
@@ -117,7 +120,8 @@ def resolve(
         config.flip, config.augment, config.minority_augment not in {0.0, "auto"}, train, validation
     )
     values["mirror"], why["mirror"] = _mirror(config.mirror, speed.network, flip=values["flip"])
-    counts, epochs = np.bincount(train.labels, minlength=len(classes)), speed.epochs
+    values["members"], why["members"] = _members(config, speed, seconds)
+    counts, epochs = np.bincount(train.labels, minlength=len(classes)), speed.epochs / values["members"]
     if backbone is not None:
         values["transfer"], why["transfer"], epochs = _transfer(config, speed, counts, len(validation), seconds)
     values["optimizer"], why["optimizer"] = _optimizer(speed.network)
@@ -135,7 +139,7 @@ def resolve(
         why["network"] = "given"
     elif reasons["network"]:
         why["network"] = f"{reasons['network']}. From scratch: {speed.reason}"
-    return Resolution(Recipe(**values), why, speed.seconds_per_image, speed.epochs)
+    return Resolution(Recipe(**values), why, speed.seconds_per_image * values["members"], epochs)
 
 
 def _optimizer(network: str) -> tuple[str, str]:
@@ -152,6 +156,22 @@ def _mirror(asked: str, network: str, *, flip: bool) -> tuple[str, str]:
     if network.startswith(TIMM) or not flip:
         return "off", "it takes twice the time" if flip else "nor does the training mirror images"
     return "if-better", "where the validation images show that it is better"
+
+
+def _members(config: Config, speed: _Speed, seconds: float | None) -> tuple[int, str]:
+    """How many networks answer together, and why."""
+    if config.members != "auto":
+        return config.members, "given"
+    if speed.network not in FAMILY:
+        return 1, "several are trained of the cnn family alone, unless asked for"
+    if seconds is None or config.epochs is not None:
+        return 1, "the number of epochs is given"
+    if config.refit:
+        return 1, "the network is to be trained again on more images"
+    members = int(min(MOST_MEMBERS, max(1.0, speed.epochs / EPOCHS_A_MEMBER)))
+    if members == 1:
+        return 1, f"there is time for {speed.epochs:.0f} epochs, and one network makes the most of them"
+    return members, f"there is time for {speed.epochs:.0f} epochs, of which one network would learn little more"
 
 
 def _about_weights(backbone: Pretrained | None) -> dict[str, Any]:

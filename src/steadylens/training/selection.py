@@ -53,7 +53,7 @@ class Selection:
     Attributes:
         recipe: what will be done.
         why: a sentence for each field of the recipe; as "trials", what was tried and what came of it.
-        seconds_per_image: of prediction in float32 with the chosen network.
+        seconds_per_image: of prediction in float32 with the chosen network, all its members together.
         trials: as in report.json.
         continues: name of the checkpoint with which the training goes on; "" where it begins anew.
     """
@@ -116,7 +116,7 @@ def select(
             config, classes, train, validation, preprocessing, size_reason,
             seconds=seconds, backbone=backbone, reasons=reasons,
         )  # fmt: skip
-        left = None if seconds is None else seconds - (time.perf_counter() - begin)
+        left = None if seconds is None else (seconds - (time.perf_counter() - begin)) / resolved.recipe.members
         why_not = _why_not(config, resolved, left, len(train), len(folds), pretrained=backbone is not None)
         if why_not or left is None:
             return Selection(resolved.recipe, {**resolved.why, "trials": why_not}, resolved.seconds_per_image), None
@@ -129,7 +129,8 @@ def select(
     seconds_per_image = kept.state["seconds_per_image"]
     if chosen.network != base.recipe.network:
         spec = spec_of(chosen)
-        _, seconds_per_image = measure_speed(spec, train, preprocessing, chosen.device, chosen.precision)
+        _, of_one = measure_speed(spec, train, preprocessing, chosen.device, chosen.precision)
+        seconds_per_image = of_one * chosen.members
     why = {**kept.state["why"], **_changed(base.recipe, chosen), "trials": outcome.text}
     selection = Selection(chosen, why, seconds_per_image, outcome.trials, outcome.winner.name)
     return selection, outcome.winner.legs[0]

@@ -51,6 +51,40 @@ def judged(row: Epoch, unseen: NDArray[np.float32], labels: NDArray[np.int64]) -
     )
 
 
+def judged_on_both(
+    row: Epoch,
+    unseen: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    seen: NDArray[np.float32],
+    seen_labels: NDArray[np.int64],
+) -> Epoch:
+    """A row with the figures of other logits, (n, classes), for the validation images and for some of training."""
+    return replace(
+        judged(row, unseen, labels),
+        train_balanced_accuracy=balanced_accuracy(seen_labels, seen.argmax(1), seen.shape[1]),
+        train_balanced_log_loss=balanced_log_loss(seen_labels, softmax(seen)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One of the networks that were trained to answer together.
+
+    Attributes:
+        epochs: of its training.
+        seconds: that it took.
+        balanced_accuracy: of it alone, on validation.
+        together: balanced accuracy of those that had joined by then.
+        joins: whether they are better with it.
+    """
+
+    epochs: int
+    seconds: float
+    balanced_accuracy: float
+    together: float
+    joins: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """A trained network, holding its best weights, and how it came about.
@@ -65,6 +99,8 @@ class Fitted:
         stopped: "budget", "early" or "epochs".
         seconds: of wall time.
         images_per_second: of training alone, measurements left out.
+        members: where several networks were trained, each of them; all else here but `kept`, `network` and `seconds`
+            is about the first.
     """
 
     network: nn.Module
@@ -76,6 +112,7 @@ class Fitted:
     stopped: str
     seconds: float
     images_per_second: float
+    members: tuple[Member, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ NETWORK = "keras-blog"  # the tutorial's, and its strategies are about it
 # Nothing against anything: no remedy, no augmentation, no penalty, and the weights of the last step.
 NOTHING: Mapping[str, Any] = {
     "imbalance": "none", "minority_augment": 0.0, "augment": "off", "l1": 0.0, "l2": 0.0, "dropout": 0.0,
-    "label_smoothing": 0.0, "mixup": 0.0, "early_stopping": 0, "averaging": 0.0, "mirror": "off",
+    "label_smoothing": 0.0, "mixup": 0.0, "early_stopping": 0, "averaging": 0.0, "mirror": "off", "members": 1,
 }  # fmt: skip
 
 

@@ -1,0 +1,142 @@
+"""One recipe, several networks: where more epochs would only teach a network its training images by heart.
+
+Members differ in their first weights, in the order of their images and in how these are augmented: all follow from a
+seed of each one's own. They are trained one after another, each with an equal part of the time, and a member joins
+where the mean of all logits is better for it on the validation images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steadylens.config import Recipe
+from steadylens.data.batches import LabelledPixels
+from steadylens.data.images import Preprocessing
+from steadylens.metrics import balanced_accuracy
+from steadylens.models import fresh
+from steadylens.models.ensemble import Ensemble
+from steadylens.models.inference import logits_of
+from steadylens.training.checkpoint import Checkpoint, Checkpoints
+from steadylens.training.early_stopping import tempered_log_loss
+from steadylens.training.loop import fit
+from steadylens.training.position import fitted_from, outcome_of
+from steadylens.training.state import Epoch, Fitted, Member, Step, judged_on_both
+
+_APART = 2**20  # between the seeds of members, so that runs with seeds 0, 1, 2 have none in common
+
+
+def fit_members(
+    train: LabelledPixels,
+    validation: LabelledPixels,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    *,
+    seconds: float | None = None,
+    checkpoints: Checkpoints | None = None,
+    place: Checkpoint | None = None,
+    on_step: Callable[[Step], None] = lambda _: None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Fitted:
+    """Train as many networks as the recipe has members, and put those together that are better together.
+
+    Args:
+        train: images to learn from.
+        validation: images to choose each one's best epoch by, and to judge whether it joins.
+        recipe: what to do; its seed is that of the first member.
+        preprocessing: how pixels become input.
+        seconds: of wall time for everything done here; None where the recipe's epochs alone decide.
+        checkpoints: where trainings are kept, and gone on from.
+        place: where a trial got to, which the first training goes on with.
+        on_step: told after each step of any of them.
+        on_epoch: told after each measured epoch of the first.
+        say: told of each further member, and whether it joins.
+
+    Returns:
+        The training of the first member, with the network that answers and its figures.
+
+    Raises:
+        ConfigError: the loss is no longer a number.
+        ResourceError: a checkpoint could not be written.
+        Interrupted: after a step, which is saved.
+    """
+    begin, checkpoints = time.perf_counter(), checkpoints or Checkpoints(None)
+    train_one = partial(_member, train, validation, recipe, preprocessing, checkpoints=checkpoints, on_step=on_step)
+
+    def share(number: int) -> float | None:
+        return None if seconds is None else (seconds - (time.perf_counter() - begin)) / (recipe.members - number)
+
+    first = train_one(0, share(0), place=place, on_epoch=on_epoch)
+    if recipe.members == 1:
+        return first
+    ask = partial(logits_of, preprocessing=preprocessing, precision=recipe.precision)
+    answers = [ask(first.network, validation)]
+    networks, members = [first.network], [_about(first, first.kept.validation_balanced_accuracy, joins=True)]
+    for number in range(1, recipe.members):
+        one = train_one(number, share(number))
+        theirs = ask(one.network, validation)
+        before, after = (_loss(logits, validation) for logits in (answers, [*answers, theirs]))
+        if after < before:
+            answers.append(theirs)
+            networks.append(one.network)
+        found = np.mean(answers, 0).argmax(1)
+        members.append(
+            _about(one, balanced_accuracy(validation.labels, found, len(recipe.classes)), joins=after < before)
+        )
+        say(
+            f"network {number + 1} of {recipe.members} {'joins' if after < before else 'does not join'}: balanced "
+            f"log-loss on validation {after:.3f} with it, {before:.3f} without"
+        )
+    fitted = replace(first, members=tuple(members), seconds=time.perf_counter() - begin)
+    if len(networks) == 1:
+        return fitted
+    network, sample = Ensemble(networks).eval(), train.sample(max(1000, len(validation)), recipe.seed)
+    figures = np.mean(answers, 0), validation.labels, ask(network, sample), sample.labels
+    return replace(fitted, network=network, kept=judged_on_both(fitted.kept, *figures))
+
+
+def _member(
+    train: LabelledPixels,
+    validation: LabelledPixels,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    number: int,
+    seconds: float | None,
+    *,
+    checkpoints: Checkpoints,
+    place: Checkpoint | None = None,
+    on_step: Callable[[Step], None],
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> Fitted:
+    """Train one member, or take what was trained."""
+    own = replace(recipe, seed=(recipe.seed + number * _APART) % 2**32)
+    network, name = fresh(own), f"member.{number}"
+
+    def stepped(step: Step) -> None:
+        on_step(replace(step, progress=(number + min(1.0, step.progress)) / recipe.members))
+
+    kept = checkpoints.outcome(name)
+    if kept is not None:
+        return fitted_from(kept, network, preprocessing)
+    fitted = fit(
+        network, train, validation, own, preprocessing,
+        seconds=seconds, checkpoints=checkpoints, stage=name if number else "training", place=place,
+        on_step=stepped, on_epoch=on_epoch,
+    )  # fmt: skip
+    if recipe.members > 1:
+        checkpoints.keep(name, outcome_of(fitted))
+    return fitted
+
+
+def _about(one: Fitted, together: float, *, joins: bool) -> Member:
+    return Member(one.epochs, one.seconds, one.kept.validation_balanced_accuracy, together, joins)
+
+
+def _loss(answers: list[NDArray[np.float32]], validation: LabelledPixels) -> float:
+    return tempered_log_loss(np.mean(answers, 0), validation.labels)
