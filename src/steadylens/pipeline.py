@@ -243,7 +243,8 @@ def _looked_at_again(prepared: Prepared) -> int:
 
 def _worth_looking_for_foreign(prepared: Prepared, selection: Selection, budget: float | None) -> bool:
     """Whether the time allows to look at the images once more, for those that are like no others."""
-    return budget is None or _looked_at_again(prepared) * selection.seconds_per_image <= FOREIGN_SHARE * budget
+    by_one_member = selection.seconds_per_image / selection.recipe.members
+    return budget is None or _looked_at_again(prepared) * by_one_member <= FOREIGN_SHARE * budget
 
 
 def _left_to_train(
@@ -278,7 +279,7 @@ def _first_share(prepared: Prepared, config: Config) -> float:
     return share_of_first(trained_on + more, trained_on) if config.refit else 1.0
 
 
-def _images_to_predict(prepared: Prepared, recipe: Recipe, foreign: bool) -> int:
+def _images_to_predict(prepared: Prepared, recipe: Recipe, foreign: bool) -> float:
     """How many images the network is asked about after its last step: to measure, to score, to find foreign ones."""
     splits = prepared.splits
     train, held_out = len(splits.train), len(splits.validation) + len(splits.test)
@@ -286,7 +287,7 @@ def _images_to_predict(prepared: Prepared, recipe: Recipe, foreign: bool) -> int
     mirrored = recipe.mirror != "off"
     measured = (0 if recipe.weights else sample) + (2 * (sample + len(splits.validation)) if mirrored else 0)
     measured += sample + len(splits.validation) if recipe.members > 1 else 0
-    return measured + (1 + mirrored) * (held_out + (_looked_at_again(prepared) if foreign else 0))
+    return measured + (1 + mirrored) * (held_out + (_looked_at_again(prepared) / recipe.members if foreign else 0))
 
 
 def _diagnose(fitted: Fitted, scores: dict[str, Any]) -> Diagnosis:

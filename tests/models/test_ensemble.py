@@ -27,8 +27,8 @@ def test_it_answers_with_the_mean_of_its_members(name: str) -> None:
         each = [member(IMAGES) for member in network.members]
         assert not torch.allclose(each[0], each[1])
         assert torch.allclose(network(IMAGES), (each[0] + each[1] + each[2]) / 3, atol=1e-6)
-        features = [member.features(IMAGES) for member in network.members]  # type: ignore[operator]
-        assert torch.equal(network.features(IMAGES), torch.cat(features, 1))
+        first = network.members[0]
+        assert torch.equal(network.features(IMAGES), first.features(IMAGES))  # type: ignore[operator]
 
 
 def test_it_can_look_at_mirror_images_too() -> None:
