@@ -198,7 +198,7 @@ def test_a_remedy_is_chosen_where_classes_are_imbalanced() -> None:
 
 
 def test_more_epochs_augment_more() -> None:
-    levels = [selected({"epochs": epochs, **QUICK}).recipe.augment for epochs in (5, 50, 500)]
+    levels = [selected({"epochs": epochs, **QUICK}).recipe.augment for epochs in (5, 70, 500)]
     assert levels == ["light", "medium", "strong"]
 
 
@@ -375,7 +375,7 @@ def test_mirror_images_are_tried_where_the_training_has_seen_them_or_it_is_asked
 
 
 @pytest.mark.parametrize(
-    ("network", "epochs", "mixup"), [("cnn-s", 5, 0.3), ("cnn-s", 40, 0.7), ("keras-blog", 40, 0.0)]
+    ("network", "epochs", "mixup"), [("cnn-s", 5, 0.3), ("cnn-s", 40, 0.5), ("cnn-s", 70, 0.7), ("keras-blog", 40, 0.0)]
 )
 def test_more_is_mixed_in_long_trainings(network: str, epochs: int, mixup: float) -> None:
     assert selected({**QUICK, "network": network, "epochs": epochs}).recipe.mixup == mixup
@@ -399,10 +399,17 @@ def test_several_networks_are_trained_where_one_would_learn_little_more(
     monkeypatch: pytest.MonkeyPatch, epochs: int, options: dict[str, Any], members: int
 ) -> None:
     rate, images = 100.0, 70
+    monkeypatch.setattr(resolution, "FEWEST_STEPS", 1)
     monkeypatch.setattr(resolution, "measure_speed", lambda *_: (rate, 0.002))
     found = selected({**QUICK, "network": "cnn-s", **options}, seconds=epochs * images / rate)
     assert found.recipe.members == members
     assert found.epochs == pytest.approx(min(epochs, options.get("epochs", epochs)) / members)
     assert found.seconds_per_image == pytest.approx(0.002 * members)
     assert found.why["members"]
-    assert (found.recipe.augment == "light") == (found.epochs < 30)
+    assert (found.recipe.augment == "light") == (found.epochs < 60)
+
+
+def test_few_images_make_no_ensemble_of_networks_that_have_hardly_stepped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolution, "measure_speed", lambda *_: (100.0, 0.002))
+    epochs, images = 500, 70
+    assert selected({**QUICK, "network": "cnn-s"}, seconds=epochs * images / 100.0).recipe.members == 1

@@ -27,11 +27,12 @@ from steadylens.training.flips import choose_flip
 from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
 
 FAMILY = ("cnn-s", "cnn-m", "cnn-l", "cnn-xl")
-# A larger network is taken only where the budget allows it so many passes and so many steps: below, the smaller one had
-# the better validation figures in short trials on long-tailed CIFAR-10.
-FEWEST_EPOCHS = 16
+# A larger network is taken only where the budget allows it so many passes and so many steps: below, the smaller ones that
+# there is time for are better together than it is alone (docs/benchmarks.md).
+FEWEST_EPOCHS = 60
 FEWEST_STEPS = 2500
 FEW_EPOCHS = 20  # in fewer, much mixing costs more than it gains; at 24 there was no difference
+SOME_EPOCHS = 60  # in fewer, more than shifts and half of the batches mixed keeps a small network from learning
 # A network that has gone through its training images so often gains little from more, and several networks together
 # gain much (docs/benchmarks.md); each of them costs as much again in use.
 EPOCHS_A_MEMBER, MOST_MEMBERS = 30, 4
@@ -120,7 +121,7 @@ def resolve(
         config.flip, config.augment, config.minority_augment not in {0.0, "auto"}, train, validation
     )
     values["mirror"], why["mirror"] = _mirror(config.mirror, speed.network, flip=values["flip"])
-    values["members"], why["members"] = _members(config, speed, seconds)
+    values["members"], why["members"] = _members(config, speed, len(train), seconds)
     counts, epochs = np.bincount(train.labels, minlength=len(classes)), speed.epochs / values["members"]
     if backbone is not None:
         values["transfer"], why["transfer"], epochs = _transfer(config, speed, counts, len(validation), seconds)
@@ -158,7 +159,7 @@ def _mirror(asked: str, network: str, *, flip: bool) -> tuple[str, str]:
     return "if-better", "where the validation images show that it is better"
 
 
-def _members(config: Config, speed: _Speed, seconds: float | None) -> tuple[int, str]:
+def _members(config: Config, speed: _Speed, images: int, seconds: float | None) -> tuple[int, str]:
     """How many networks answer together, and why."""
     if config.members != "auto":
         return config.members, "given"
@@ -168,7 +169,8 @@ def _members(config: Config, speed: _Speed, seconds: float | None) -> tuple[int,
         return 1, "the number of epochs is given"
     if config.refit:
         return 1, "the network is to be trained again on more images"
-    members = int(min(MOST_MEMBERS, max(1.0, speed.epochs / EPOCHS_A_MEMBER)))
+    most = min(speed.epochs / EPOCHS_A_MEMBER, speed.epochs * images / _BATCH / FEWEST_STEPS)
+    members = int(min(MOST_MEMBERS, max(1.0, most)))
     if members == 1:
         return 1, f"there is time for {speed.epochs:.0f} epochs, and one network makes the most of them"
     return members, f"there is time for {speed.epochs:.0f} epochs, of which one network would learn little more"
@@ -206,9 +208,9 @@ def _rules(network: str, counts: NDArray[np.int64], epochs: float, seconds: floa
         return _rules_for_backbones(counts, epochs)
     factor, blog = counts.max() / counts.min(), network == "keras-blog"
     many = f"about {epochs:.0f} epochs fit" if seconds is not None else f"{epochs:.0f} epochs"
-    level = "light" if epochs < 30 else "medium" if epochs < 100 else "strong"
+    level = "light" if epochs < SOME_EPOCHS else "medium" if epochs < 100 else "strong"
     patience = max(5, math.ceil(epochs / 2))  # the last half of a schedule, at low rates, is where most is gained
-    mixed = 0.0 if blog else 0.3 if epochs < FEW_EPOCHS else 0.7
+    mixed = 0.0 if blog else 0.3 if epochs < FEW_EPOCHS else 0.5 if epochs < SOME_EPOCHS else 0.7
     remedy = "logit-adjust" if factor >= 1.5 else "none"
     return {
         "depth": (DEFAULT_DEPTH[network], f"{network} as published"),
