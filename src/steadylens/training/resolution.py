@@ -27,8 +27,8 @@ from steadylens.training.flips import choose_flip
 from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
 
 FAMILY = ("cnn-s", "cnn-m", "cnn-l", "cnn-xl")
-# A larger network is taken only where the budget allows it so many passes and so many steps: below, the smaller ones that
-# there is time for are better together than it is alone (docs/benchmarks.md).
+# A larger network is taken only where the budget allows it so many passes and so many steps: below, the smaller ones
+# that there is time for are better together than it is alone (docs/benchmarks.md).
 FEWEST_EPOCHS = 60
 FEWEST_STEPS = 2500
 FEW_EPOCHS = 20  # in fewer, much mixing costs more than it gains; at 24 there was no difference
