@@ -113,8 +113,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Every parameter has the meaning and the default of the field of `config.Config` with its name. `out` names the
     folder that keeps the run with its report, and in which an unfinished run of the same images and options is gone on
-    with; None keeps it only as long as this object. `splits` names an earlier run,
-    or its index.parquet, whose images keep the splits that they had there.
+    with; None keeps it only as long as this object. `splits` names a run or its index.parquet, whose splits are kept.
 
     Attributes:
         classes_: the classes, in the order of `predict_proba`'s columns: the values that `fit` was given as labels, of
