@@ -22,6 +22,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from side_by_side import figures_of
+
 BEGIN = time.perf_counter()
 START_S = 6.0  # of Python and the libraries, which BEGIN comes after
 Files = list[tuple[Path, int]]
@@ -186,16 +188,7 @@ def main() -> None:
     test = files_of(a.data / "test", names)
     a.test_s = 2.0 + sum(path.stat().st_size for path, _ in test) / 10e6 + len(test) / 1000  # decoding, and the network
     probabilities = kinds[a.kind](a, names, test)
-    truth, found = np.array([label for _, label in test]), probabilities.argmax(1)
-    recall = [float((found[truth == label] == label).mean()) for label in range(len(names))]
-    losses = -np.log(probabilities[np.arange(len(truth)), truth].clip(1e-12))
-    loss = float(np.mean([losses[truth == label].mean() for label in range(len(names))]))
-    figures = {
-        "balanced_accuracy": float(np.mean(recall)),
-        "worst_class_recall": min(recall),
-        "balanced_log_loss": loss,
-    }
-    print(json.dumps(figures))
+    print(json.dumps(figures_of(np.array([label for _, label in test]), probabilities)))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_class_weight
 
+from side_by_side import figures_of
+
 START_AND_TEST_S = 8.0  # set aside for starting Python and TensorFlow, and for the test images
 
 
@@ -92,16 +94,11 @@ def main() -> None:
     if stop.best_weights is not None:
         model.set_weights(stop.best_weights)  # which Keras does only where patience, and not time, ran out
     probabilities = model.predict(x_test, verbose=0)
-    predicted = probabilities.argmax(1)
-    losses = -np.log(probabilities[np.arange(len(y_test)), y_test].clip(1e-12))
-    recall = [float((predicted[y_test == label] == label).mean()) for label in range(len(names))]
     epochs = len(history.history["loss"])
     print(
         json.dumps(
             {
-                "balanced_accuracy": float(np.mean(recall)),
-                "worst_class_recall": min(recall),
-                "balanced_log_loss": float(np.mean([losses[y_test == label].mean() for label in range(len(names))])),
+                **figures_of(y_test, probabilities),
                 "epochs": epochs,
                 "fit_seconds": seconds,
                 "images_per_second": epochs * len(y) / seconds,

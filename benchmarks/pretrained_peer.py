@@ -23,6 +23,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from side_by_side import figures_of
+
 Split = tuple[torch.Tensor, torch.Tensor]
 BATCH = 32
 
@@ -169,15 +171,7 @@ def main() -> None:
     names = sorted(folder.name for folder in (a.data / "train").iterdir() if folder.is_dir())
     train, test = (read(a.data / part, names, said) for part in ("train", "test"))
     probabilities = kinds[a.kind](a, said, train, test, len(names))
-    truth, found = test[1].numpy(), probabilities.argmax(1)
-    recall = [float((found[truth == label] == label).mean()) for label in range(len(names))]
-    losses = -np.log(probabilities[np.arange(len(truth)), truth].clip(1e-12))
-    loss = float(np.mean([losses[truth == label].mean() for label in range(len(names))]))
-    print(
-        json.dumps(
-            {"balanced_accuracy": float(np.mean(recall)), "worst_class_recall": min(recall), "balanced_log_loss": loss}
-        )
-    )
+    print(json.dumps(figures_of(test[1].numpy(), probabilities)))
 
 
 if __name__ == "__main__":

@@ -382,6 +382,18 @@ def test_flags_win_over_set_and_set_over_the_file(images_folder: Path, tmp_path:
     assert (chosen["width"], chosen["epochs"], chosen["l1"]) == (0.3, 1, 1e-5)
 
 
+def test_a_budget_that_is_used_up_before_the_training_gives_it_a_quarter_all_the_same(
+    images_folder: Path, tmp_path: Path, invoke: Invoke
+) -> None:
+    left = invoke(
+        "train", images_folder, "--network", "cnn-s", "--width", "0.2", "--budget", "2s", "--out", tmp_path / "run",
+        "--json",
+    )  # fmt: skip
+    assert left.code == 0, left.err
+    assert "2 s are too few for these images" in left.err
+    assert json.loads(left.out)["training"]["seconds"] == pytest.approx(0.5, abs=0.25)
+
+
 @pytest.mark.parametrize("budget", ["7s", "1s"])
 def test_a_budget_ends_the_training(images_folder: Path, tmp_path: Path, invoke: Invoke, budget: str) -> None:
     left = invoke(

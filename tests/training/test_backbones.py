@@ -154,6 +154,9 @@ def test_images_are_made_smaller_only_where_the_time_does_not_suffice(
         ({"sidecar": "w.json"}, "--sidecar says what --weights mean"),
         ({"weights": "w.safetensors", "depth": 2}, "has the depth and the width it was trained with"),
         ({"network": "timm:test_efficientnet", "width": 1}, "has the depth and the width it was trained with"),
+        ({"weights": "w.safetensors", "members": 2}, "Several members are for networks trained from scratch"),
+        ({"network": "timm:test_efficientnet", "members": 2}, "Several members are for networks trained from scratch"),
+        ({"network": "cnn-s", "members": 2, "refit": True}, "leave out refit or members"),
         ({"network": "cnn-s", "transfer": "probe"}, "cnn-s is trained from scratch"),
         (
             {"network": "timm:test_efficientnet", "imbalance": "ldam-drw"},

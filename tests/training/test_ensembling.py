@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import steadylens
+from recipes import PLAIN
 from steadylens.config import Recipe
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
@@ -30,32 +31,7 @@ from steadylens.training.state import Fitted, Step
 
 SIDE = 10
 PREPROCESSING = Preprocessing(SIDE, (0.4, 0.4, 0.4), (0.25, 0.25, 0.25))
-RECIPE = Recipe(
-    classes=("bright", "dark"),
-    network="cnn-s",
-    depth=1,
-    width=0.25,
-    image_size=SIDE,
-    imbalance="none",
-    minority_augment=0.0,
-    augment="off",
-    flip=False,
-    l1=0.0,
-    l2=0.0,
-    dropout=0.0,
-    label_smoothing=0.0,
-    mixup=0.0,
-    early_stopping=0,
-    epochs=2,
-    budget=None,
-    batch_size=16,
-    learning_rate=5e-3,
-    averaging=0.0,
-    precision="fp32",
-    seed=0,
-    device="cpu",
-    members=3,
-)
+RECIPE = replace(PLAIN, classes=("bright", "dark"), image_size=SIDE, members=3)
 
 
 def images(n: int = 60, seed: int = 0) -> LabelledPixels:

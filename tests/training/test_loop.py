@@ -15,6 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from recipes import PLAIN
 from steadylens.config import IMBALANCE, Recipe
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
@@ -33,31 +34,7 @@ from steadylens.training.state import Epoch, Fitted, Step, Training
 
 SIDE = 10
 PREPROCESSING = Preprocessing(SIDE, (0.4, 0.4, 0.4), (0.25, 0.25, 0.25))
-RECIPE = Recipe(
-    classes=("bolt", "nut", "washer"),
-    network="cnn-s",
-    depth=1,
-    width=0.25,
-    image_size=SIDE,
-    imbalance="none",
-    minority_augment=0.0,
-    augment="off",
-    flip=False,
-    l1=0.0,
-    l2=0.0,
-    dropout=0.0,
-    label_smoothing=0.0,
-    mixup=0.0,
-    early_stopping=0,
-    epochs=2,
-    budget=None,
-    batch_size=16,
-    learning_rate=5e-3,
-    averaging=0.0,
-    precision="fp32",
-    seed=0,
-    device="cpu",
-)
+RECIPE = replace(PLAIN, classes=("bolt", "nut", "washer"), image_size=SIDE)
 COUNTS = (48, 24, 12)
 STEPS = 5  # 84 images in batches of about 16
 

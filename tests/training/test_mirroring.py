@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from steadylens.config import Recipe
+from recipes import PLAIN
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax
@@ -22,31 +22,7 @@ from steadylens.training.state import Epoch, Fitted
 
 SIDE = 10
 PREPROCESSING = Preprocessing(SIDE, (0.4, 0.4, 0.4), (0.25, 0.25, 0.25))
-RECIPE = Recipe(
-    classes=("bright", "dark"),
-    network="cnn-s",
-    depth=1,
-    width=0.25,
-    image_size=SIDE,
-    imbalance="none",
-    minority_augment=0.0,
-    augment="off",
-    flip=False,
-    l1=0.0,
-    l2=0.0,
-    dropout=0.0,
-    label_smoothing=0.0,
-    mixup=0.0,
-    early_stopping=0,
-    epochs=2,
-    budget=None,
-    batch_size=16,
-    learning_rate=5e-3,
-    averaging=0.0,
-    precision="fp32",
-    seed=0,
-    device="cpu",
-)
+RECIPE = replace(PLAIN, classes=("bright", "dark"), image_size=SIDE)
 ROW = Epoch(3, 1.0, 0.1, 0.5, 0.9, 0.8, 0.3, 0.4, 0.35, 0.7, 100.0)
 
 

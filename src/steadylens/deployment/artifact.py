@@ -37,7 +37,7 @@ WEIGHTS = "model.safetensors"
 DECODER_VERSION = 1
 # Far above what any training makes, and low enough for memory: of the document's bytes, of a network, of its images.
 LARGEST_DOCUMENT = 2**26
-DEEPEST, WIDEST, MOST_MEMBERS, LARGEST_IMAGE, LARGEST_ARGUMENT = 1000, 1000.0, 100, 16384, 16384
+DEEPEST, WIDEST, LARGEST_ENSEMBLE, LARGEST_IMAGE, LARGEST_ARGUMENT = 1000, 1000.0, 100, 16384, 16384
 
 AGAIN = "Copy the whole folder again from where it was made, or make it again by training."
 
@@ -322,7 +322,7 @@ def _check_numbers(folder: Path, spec: NetworkSpec, preprocessing: Preprocessing
             ("network argument", all(map(_is_argument, spec.arguments.values()))),
             ("depth", type(spec.depth) is int and 0 <= spec.depth <= DEEPEST),
             ("width", _is_number(spec.width) and 0 < spec.width <= WIDEST),
-            ("members", type(spec.members) is int and 1 <= spec.members <= MOST_MEMBERS),
+            ("members", type(spec.members) is int and 1 <= spec.members <= LARGEST_ENSEMBLE),
             ("image_size", type(spec.image_size) is int and 1 <= spec.image_size <= LARGEST_IMAGE),
             ("preprocessing's image_size", preprocessing.image_size == spec.image_size),
             ("mean", len(mean) == 3 and all(map(_is_number, mean))),

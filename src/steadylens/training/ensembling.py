@@ -93,7 +93,7 @@ def fit_members(
             f"network {number + 1} of {recipe.members} {'joins' if after < before else 'does not join'}: balanced "
             f"log-loss on validation {after:.3f} with it, {before:.3f} without"
         )
-    fitted = replace(first, members=tuple(members), seconds=time.perf_counter() - begin)
+    fitted = replace(first, members=tuple(members), seconds=sum(member.seconds for member in members))
     if len(networks) == 1:
         return fitted
     network, sample = Ensemble(networks).eval(), train.sample(max(1000, len(validation)), recipe.seed)
