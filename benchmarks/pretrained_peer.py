@@ -77,10 +77,10 @@ def by_sklearn(a: argparse.Namespace, said: dict[str, Any], train: Split, test: 
 
 
 def by_timm(a: argparse.Namespace, said: dict[str, Any], train: Split, test: Split, classes: int) -> np.ndarray:
-    """A plain fine-tune: AdamW at 1e-3 with a cosine to zero over the time, random crops and flips, label smoothing."""
+    """A plain fine-tune: AdamW with a cosine to zero over the time, random crops and flips, label smoothing."""
     begin = time.perf_counter()
     network = network_of(a, said, classes)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=a.rate, weight_decay=0.05)
     images, labels = train
     seconds = a.seconds - 6 - len(test[0]) / 80  # for starting, reading and the test images
     generator = torch.Generator().manual_seed(a.seed)
@@ -92,7 +92,7 @@ def by_timm(a: argparse.Namespace, said: dict[str, Any], train: Split, test: Spl
                 break
             x = cropped(normalised(images[rows], said), generator)
             for group in optimizer.param_groups:
-                group["lr"] = 1e-3 * min(1.0, progress / 0.05) * 0.5 * (1 + math.cos(math.pi * progress))
+                group["lr"] = a.rate * min(1.0, progress / 0.05) * 0.5 * (1 + math.cos(math.pi * progress))
             with torch.autocast("cpu", torch.bfloat16):
                 logits = network(x)
             loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=0.1)
@@ -129,7 +129,7 @@ def by_fastai(a: argparse.Namespace, said: dict[str, Any], _train: Split, test: 
     begin = time.perf_counter()
     set_seed(a.seed, reproducible=True)
     loaders = ImageDataLoaders.from_folder(
-        a.data / "train", valid_pct=0.1, seed=a.seed, bs=64, num_workers=0,
+        a.data / "train", valid_pct=0.1, seed=a.seed, bs=64,
         item_tfms=Resize(said["image_size"], method=ResizeMethod.Squish),
         batch_tfms=[*aug_transforms(), Normalize.from_stats(said["mean"], said["std"], cuda=False)],
     )  # fmt: skip
@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--sidecar", type=Path, required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of timm's fine-tune")
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
     torch.manual_seed(a.seed)

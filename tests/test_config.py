@@ -58,6 +58,7 @@ ALLOWED: dict[str, Allowed] = {
     "label_smoothing": number(0, 0.9, "auto"),
     "mixup": number(0, 1, "auto"),
     "early_stopping": whole(0, math.inf, "auto"),
+    "stopping": choice("auto", "strict", "sure"),
     "epochs": whole(1, math.inf, None),
     "batch_size": whole(2, 65536, "auto"),
     "learning_rate": number(1e-8, 10, "auto"),
@@ -92,7 +93,7 @@ def test_every_option_has_its_range_here() -> None:
 
 
 @given(st.sampled_from(NAMES), values)
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 def test_a_value_is_in_its_documented_range_or_refused(name: str, value: object) -> None:
     refusal = ""
     try:
@@ -103,7 +104,7 @@ def test_a_value_is_in_its_documented_range_or_refused(name: str, value: object)
 
 
 @given(st.dictionaries(st.one_of(st.sampled_from(NAMES), st.text(max_size=10)), values, max_size=6))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_every_wrong_value_is_named_at_once(options: dict[str, Any]) -> None:
     wrong = set()
     for name, value in options.items():

@@ -29,7 +29,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_points_agree_with_scikit_learn(case: Case) -> None:
     labels, probabilities = case
     predicted, classes = probabilities.argmax(axis=1), probabilities.shape[1]
@@ -62,7 +62,7 @@ def test_balanced_accuracy_agrees_with_scikit_learn_where_every_class_has_suppor
 
 
 @given(cases(), st.integers(0, 3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_interval_holds_its_value(case: Case, seed: int) -> None:
     labels, probabilities = case
     got = metrics.figures(labels, probabilities, seed=seed, draws=40)
@@ -74,7 +74,7 @@ def test_every_interval_holds_its_value(case: Case, seed: int) -> None:
 
 
 @given(cases())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_values_are_those_of_the_single_functions(case: Case) -> None:
     labels, probabilities = case
     predicted, classes = probabilities.argmax(axis=1), probabilities.shape[1]
@@ -93,7 +93,7 @@ def test_values_are_those_of_the_single_functions(case: Case) -> None:
 
 
 @given(cases(), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_order_of_images_does_not_matter(case: Case, random: object) -> None:
     labels, probabilities = case
     order = np.array(sorted(range(len(labels)), key=lambda _: random.random()))  # type: ignore[attr-defined]

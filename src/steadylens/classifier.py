@@ -146,6 +146,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         label_smoothing: float | str = "auto",
         mixup: float | str = "auto",
         early_stopping: int | str = "auto",
+        stopping: str = "auto",
         epochs: int | None = None,
         batch_size: int | str = "auto",
         learning_rate: float | str = "auto",
@@ -181,6 +182,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.label_smoothing = label_smoothing
         self.mixup = mixup
         self.early_stopping = early_stopping
+        self.stopping = stopping
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate

@@ -141,7 +141,7 @@ def train(
     settings: Annotated[
         list[str] | None,
         _option(
-            "Any option by name, also batch_size, learning_rate, averaging, precision, flip, mirror, members.",
+            "Any option by name: batch_size, learning_rate, averaging, precision, flip, mirror, members, stopping, ...",
             "--set",
         ),
     ] = None,

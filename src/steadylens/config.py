@@ -50,6 +50,8 @@ class Config:
         label_smoothing: share of each target spread over all classes, or "auto".
         mixup: share of batches that mixup or CutMix mixes, or "auto".
         early_stopping: epochs without progress after which to stop, "off" or "auto".
+        stopping: "strict" or "sure", which takes no difference within chance for progress (see
+            `training.early_stopping`), or "auto".
         epochs: passes over the training images; None where the budget alone decides.
         batch_size: images a step, or "auto".
         learning_rate: peak of the schedule, or "auto".
@@ -85,6 +87,7 @@ class Config:
     label_smoothing: float | Auto = "auto"
     mixup: float | Auto = "auto"
     early_stopping: int | Auto = "auto"
+    stopping: str = "auto"
     epochs: int | None = None
     batch_size: int | Auto = "auto"
     learning_rate: float | Auto = "auto"
@@ -106,7 +109,7 @@ class Recipe:
     file, and `arguments`, in JSON, is what their network is built with. `transfer` is "none" without them. A backbone
     has the depth and the width that it was pretrained with: they are 0 and 1. `optimizer` is "adamw", or "muon",
     which is Muon with AdamW beside it. `mirror` is "on", "off" or "if-better", which leaves it to validation.
-    `members` is how many networks are trained to answer together.
+    `members` is how many networks are trained to answer together. `stopping` is "strict" or "sure".
     """
 
     classes: tuple[str, ...]
@@ -141,6 +144,7 @@ class Recipe:
     mirror: str = "off"
     members: int = 1
     refit: bool = False
+    stopping: str = "strict"
 
 
 def parse(values: Mapping[str, Any]) -> Config:
@@ -292,6 +296,7 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "label_smoothing": _number(0, 0.9, words=_AUTO),
     "mixup": _number(0, 1, words=_AUTO),
     "early_stopping": _number(1, _INFINITE, whole=True, words={"auto": "auto", "off": 0}),
+    "stopping": _one_of("auto", "strict", "sure"),
     "epochs": _optional(_number(1, _INFINITE, whole=True)),
     "batch_size": _number(2, 65536, whole=True, words=_AUTO),
     "learning_rate": _number(1e-8, 10, words=_AUTO),

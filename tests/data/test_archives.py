@@ -104,7 +104,7 @@ def is_tree(names: set[str]) -> bool:
 
 
 @given(TREES.map(lambda tree: {**CLASSES, **tree}).filter(lambda tree: is_tree(set(tree))))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_tree_gives_the_same_index_as_a_folder_and_as_an_archive(tree: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         expected = outcome(write_folder(Path(folder) / "as", tree))
@@ -337,7 +337,7 @@ def test_a_tar_is_read_up_to_its_end_mark_and_the_rest_is_said(tmp_path: Path) -
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_damage_raises_anything_but_a_data_error(data: st.DataObject) -> None:
     write, end = data.draw(st.sampled_from([(write_tar, "tar"), (write_zip, "zip")]))
     with tempfile.TemporaryDirectory() as folder:

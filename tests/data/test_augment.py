@@ -110,7 +110,7 @@ def test_no_strength_counts_for_more_than_the_greatest() -> None:
 @given(
     side=st.integers(8, 16), shift=st.sampled_from([0.0, 0.1, 0.25]), flip=st.booleans(), seed=st.integers(0, 2**32 - 1)
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_shift_is_whole_pixels_within_its_limit_with_the_border_reflected(
     side: int, shift: float, flip: bool, seed: int
 ) -> None:

@@ -28,7 +28,6 @@ seeds, epochs = st.integers(0, 2**32 - 1), st.integers(0, 10**6)
 
 
 @given(cases(), seeds, epochs)
-@settings(deadline=None)
 def test_an_epoch_keeps_the_shares_and_draws_evenly_within_a_class(case: Case, seed: int, epoch: int) -> None:
     labels, shares = case
     order = epoch_order(labels, shares, seed, epoch)
@@ -41,7 +40,6 @@ def test_an_epoch_keeps_the_shares_and_draws_evenly_within_a_class(case: Case, s
 
 
 @given(cases(), seeds, epochs)
-@settings(deadline=None)
 def test_the_classes_own_shares_give_every_image_once(case: Case, seed: int, epoch: int) -> None:
     labels, _ = case
     order = epoch_order(labels, np.bincount(labels) / len(labels), seed, epoch)
@@ -49,7 +47,7 @@ def test_the_classes_own_shares_give_every_image_once(case: Case, seed: int, epo
 
 
 @given(cases(), seeds, epochs)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_an_epochs_order_depends_on_the_seed_and_the_epoch_alone(case: Case, seed: int, epoch: int) -> None:
     labels, shares = case
     order = epoch_order(labels, shares, seed, epoch)
@@ -120,7 +118,6 @@ def test_input_is_the_pixels_normalised_as_numpy_would() -> None:
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(1, 200), st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_a_sample_has_every_class_and_no_more_than_its_size(counts: list[int], size: int, seed: int) -> None:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     rows = np.arange(len(labels)) + 1000

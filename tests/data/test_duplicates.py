@@ -36,7 +36,7 @@ def test_photographs_without_copies() -> None:
     assert found.similarity.shape == (0,)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.integers(0, 300),
     st.sampled_from(["re-encoded", "resized", "cropped", "brightened"]),
@@ -128,7 +128,7 @@ def test_a_chain_is_one_cluster_though_its_ends_differ() -> None:
     assert tied(frames) == [set(range(len(frames)))]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.permutations(range(12)))
 def test_the_order_of_the_images_does_not_matter(order: list[int]) -> None:
     originals = photos(range(6))

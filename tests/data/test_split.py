@@ -177,7 +177,7 @@ def units_of(index: ImageIndex) -> list[set[int]]:
     return units
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(rows_and_groups, st.integers(0, 5))
 def test_splits_are_complete_disjoint_and_never_divide_a_unit(data: list[tuple[int, int, str]], seed: int) -> None:
     index = drawn(data)
@@ -190,7 +190,7 @@ def test_splits_are_complete_disjoint_and_never_divide_a_unit(data: list[tuple[i
         assert all(unit <= here or not unit & here for unit in units_of(index))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12)), min_size=12, max_size=60), st.integers(0, 5))
 def test_every_class_of_three_units_is_in_every_split(rows: list[tuple[int, int]], seed: int) -> None:
     index = index_of([(label, 100 * label + content) for label, content in rows])
@@ -200,7 +200,7 @@ def test_every_class_of_three_units_is_in_every_split(rows: list[tuple[int, int]
             assert all(label in index.labels[getattr(splits, name)] for name in NAMES)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rows_and_groups, st.integers(0, 5), st.randoms(use_true_random=False))
 def test_order_and_names_do_not_matter(data: list[tuple[int, int, str]], seed: int, random: object) -> None:
     index = drawn(data)
@@ -229,7 +229,7 @@ def added(index: ImageIndex, more: ImageIndex) -> ImageIndex:
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(0, 14)), min_size=30, max_size=70),
     st.integers(9, 29),

@@ -199,7 +199,7 @@ def test_a_model_that_a_killed_process_had_set_aside_is_there_until_there_is_ano
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_changed_byte_is_refused(pristine: Path, data: st.DataObject) -> None:
     path = pristine / data.draw(st.sampled_from(["model.json", "model.safetensors"]))
     content = path.read_bytes()
@@ -219,7 +219,7 @@ def test_any_changed_byte_is_refused(pristine: Path, data: st.DataObject) -> Non
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_any_truncation_is_refused(pristine: Path, data: st.DataObject) -> None:
     path = pristine / data.draw(st.sampled_from(["model.json", "model.safetensors"]))
     content = path.read_bytes()

@@ -36,7 +36,7 @@ def test_it_mends_overconfidence() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(2, 5))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_no_other_temperature_has_a_lower_balanced_loss(seed: int, classes: int) -> None:
     logits, labels = sample(3000, classes, seed)  # so many that the prior has no say
     found = fit_temperature(logits, labels)

@@ -33,7 +33,7 @@ KEYS = {
 
 
 @given(st.integers(0, 10_000), st.integers(2, 5), st.integers(1, 40))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_block_is_whole_and_is_json(seed: int, classes: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     names = [f"class {i}" for i in range(classes)]

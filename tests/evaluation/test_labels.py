@@ -70,7 +70,7 @@ def test_networks_that_saw_the_image_help_to_tell_which_but_not_how_many() -> No
 
 
 @given(st.permutations(range(len(CLASSES))), st.integers(0, 1000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_order_of_classes_does_not_matter(order: list[int], seed: int) -> None:
     logits, labels, _ = drawn(300, 0.1, seed=seed, sharpness=8.0)
     place = np.argsort(order)  # of each class in the new order
@@ -82,7 +82,7 @@ def test_the_order_of_classes_does_not_matter(order: list[int], seed: int) -> No
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_the_order_of_images_does_not_matter(seed: int) -> None:
     logits, labels, _ = drawn(300, 0.1, seed=seed, sharpness=8.0)
     rows = np.random.default_rng(seed).permutation(300)
@@ -92,7 +92,7 @@ def test_the_order_of_images_does_not_matter(seed: int) -> None:
 
 
 @given(st.integers(2, 12), st.integers(1, 40), st.floats(0, 50), st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_logits_give_finite_doubts(classes: int, n: int, scale: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, n)

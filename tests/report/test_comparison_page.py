@@ -63,7 +63,7 @@ def test_what_comes_from_outside_is_escaped(tmp_path: Path) -> None:
 
 def test_a_best_epoch_is_marked_only_where_it_was_looked_for(tmp_path: Path) -> None:
     page_of(tmp_path, [*FEW, result("early-stopping", 0, 1.0)])
-    assert (tmp_path / "compare.html").read_text("utf-8").count(">best epoch: 4<") == 1
+    assert (tmp_path / "compare.html").read_text("utf-8").count(">kept: epoch 4<") == 1
 
 
 def test_capacity_is_drawn_where_it_was_tried(tmp_path: Path) -> None:

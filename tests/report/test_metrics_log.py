@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from steadylens.errors import DataError
@@ -32,7 +32,6 @@ def test_a_line_without_its_end_is_left_until_it_has_one(tmp_path: Path) -> None
 
 
 @given(st.lists(st.integers(0, 5), max_size=8), st.lists(st.integers(1, 40), max_size=30))
-@settings(deadline=None)
 def test_read_in_pieces_of_any_size_the_rows_are_the_same(
     tmp_path_factory: pytest.TempPathFactory, epochs: list[int], sizes: list[int]
 ) -> None:

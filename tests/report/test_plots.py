@@ -80,8 +80,8 @@ def test_class_counts_put_the_largest_class_first() -> None:
 
 def test_learning_curves_say_their_ends_and_the_best_epoch() -> None:
     svg = curves([1, 2, 3], [0.2, 0.5, 0.9], [0.2, 0.4, None], best_epoch=2)
-    assert "training 90.0\u202f%, validation 40.0\u202f%; best epoch 2" in svg
-    assert ">best epoch: 2<" in svg
+    assert "training 90.0\u202f%, validation 40.0\u202f%; kept: epoch 2" in svg
+    assert ">kept: epoch 2<" in svg
     assert ">training<" in svg
     assert ">validation<" in svg
 

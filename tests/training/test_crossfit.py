@@ -96,7 +96,7 @@ def test_an_image_that_alone_shows_its_class_is_not_judged() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(1, 60), st.integers(1, 5), st.integers(1, 60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_folds_keep_units_whole_and_leave_every_class_something_to_learn_from(
     seed: int, folds: int, n: int, classes: int, units: int
 ) -> None:

@@ -22,9 +22,8 @@ from steadylens.metrics import balanced_accuracy
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone, from_file
 from steadylens.training import finetune, gain, loop
-from steadylens.training.early_stopping import tempered_log_loss
 from steadylens.training.finetune import Adapted, adapt
-from steadylens.training.gain import gain_of
+from steadylens.training.gain import gain_of, tempered_log_loss
 from steadylens.training.state import Epoch, Step
 
 MakeWeights = Callable[..., Path]

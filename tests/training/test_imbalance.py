@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
@@ -44,7 +44,6 @@ counts_of_classes = st.lists(st.integers(1, 10**6), min_size=2, max_size=12).map
 degrees = st.floats(0, 1)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=8))
 def test_class_weights_are_those_of_scikit_learn(counts: list[int]) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -53,7 +52,6 @@ def test_class_weights_are_those_of_scikit_learn(counts: list[int]) -> None:
     assert remedy.weights == pytest.approx(expected)
 
 
-@settings(deadline=None)
 @given(counts_of_classes, st.sampled_from(IMBALANCE), degrees, st.sampled_from([0.0, 1.0]))
 def test_every_balance_keeps_its_promises(
     counts: NDArray[np.int64], remedy: str, degree: float, base_strength: float
@@ -70,7 +68,6 @@ def test_every_balance_keeps_its_promises(
         assert np.isfinite(part).all()
 
 
-@settings(deadline=None)
 @given(counts_of_classes, degrees)
 def test_no_remedy_leaves_everything_as_it_is_but_the_minority_augmentation(
     counts: NDArray[np.int64], degree: float
@@ -192,7 +189,6 @@ def test_focal_loss_is_that_of_lin_et_al_by_hand() -> None:
     assert got.tolist() == pytest.approx(by_hand, rel=1e-5)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(-8, 8), min_size=3, max_size=3), min_size=1, max_size=5), st.integers(0, 2))
 def test_focal_loss_is_the_published_formula(rows: list[list[float]], label: int) -> None:
     p = np.exp(rows)[:, label] / np.exp(rows).sum(1)
@@ -214,7 +210,6 @@ def test_effective_number_weights_by_hand() -> None:
     assert balance(COUNTS, "effective-number", 0.0, 1.0).late_weights.tolist() == weights.tolist()
 
 
-@settings(deadline=None)
 @given(counts_of_classes)
 def test_effective_number_weights_are_the_published_formula(counts: NDArray[np.int64]) -> None:
     effective = np.array([sum(BETA ** np.arange(n)) if n < 100 else (1 - BETA**n) / (1 - BETA) for n in counts])
@@ -241,7 +236,6 @@ def test_ldam_margins_by_hand() -> None:
     assert balance(np.array([1600, 100]), "ldam-drw", 0.0, 1.0).margins == pytest.approx([SCALE * 0.25, SCALE * 0.5])
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=3), st.integers(0, 2))
 def test_ldam_is_the_published_loss(cosines: list[float], label: int) -> None:
     """-log(exp(s (z_y - d_y)) / (exp(s (z_y - d_y)) + sum over others of exp(s z_j))) with s = 30."""

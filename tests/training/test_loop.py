@@ -27,7 +27,7 @@ from steadylens.models.inference import logits_of
 from steadylens.training import loop
 from steadylens.training.checkpoint import Checkpoints
 from steadylens.training.clock import Clock
-from steadylens.training.early_stopping import tempered_log_loss
+from steadylens.training.gain import tempered_log_loss
 from steadylens.training.loop import fit
 from steadylens.training.optimizers import rate_at
 from steadylens.training.state import Epoch, Fitted, Step, Training

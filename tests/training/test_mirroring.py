@@ -16,7 +16,7 @@ from steadylens.data.images import Preprocessing
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax
 from steadylens.models.inference import logits_of
 from steadylens.models.mirrored import Mirrored
-from steadylens.training.early_stopping import tempered_log_loss
+from steadylens.training.gain import tempered_log_loss
 from steadylens.training.mirroring import mirror
 from steadylens.training.state import Epoch, Fitted
 

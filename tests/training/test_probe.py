@@ -81,7 +81,7 @@ def test_a_second_view_changes_the_regression_and_not_its_strength() -> None:
     assert not np.allclose(moved.weight, alone.weight, rtol=0.2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(1, 12), min_size=2, max_size=5),
     seed=st.integers(0, 5),

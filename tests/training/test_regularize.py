@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -63,7 +63,6 @@ def test_regularized_are_all_weights_but_no_bias_and_no_norm(name: str) -> None:
 
 
 @given(st.integers(2, 9), st.integers(8, 20), seeds)
-@settings(deadline=None)
 def test_mixing_is_mixup_or_cutmix_in_closed_form(n: int, side: int, seed: int) -> None:
     images = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(n))
     before = images.clone()

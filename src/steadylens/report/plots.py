@@ -26,7 +26,7 @@ def learning_curves(
     name: str,
     as_percent: bool,
 ) -> str:
-    """Training and validation over the epochs, the best epoch marked; None leaves a gap.
+    """Training and validation over the epochs, the one whose weights are kept marked; None leaves a gap.
 
     Returns:
         An `<svg>` element as text; its label says the last value of both curves.
@@ -46,7 +46,7 @@ def learning_curves(
         if best_epoch is not None:
             _mark_best(axes, epochs, validation, best_epoch)
         lasts = ", ".join(f"{end[2]} {write(end[1])}" for end in ends if end is not None)
-        best = "" if best_epoch is None else f"; best epoch {best_epoch}"
+        best = "" if best_epoch is None else f"; kept: epoch {best_epoch}"
         return svg(figure, f"{name} by epoch, last values: {lasts or 'none measured'}{best}")
 
 
@@ -192,7 +192,7 @@ def _mark_best(axes: Axes, epochs: Sequence[int], validation: Sequence[float | N
     axes.axvline(best_epoch, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
     late = len(epochs) > 0 and best_epoch > (min(epochs) + max(epochs)) / 2
     axes.annotate(
-        f"best epoch: {best_epoch}",
+        f"kept: epoch {best_epoch}",
         (best_epoch, 1),
         (-5 if late else 5, 3),
         xycoords=("data", "axes fraction"),

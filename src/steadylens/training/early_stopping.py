@@ -1,4 +1,11 @@
-"""When to stop, and which weights to keep: the best by a validation figure, however the training ends."""
+"""When to stop, and which weights to keep.
+
+The rule that the Keras tutorial teaches is *strict*: so many epochs without a better validation figure, and it stops
+and goes back to the best weights. But the lowest of many figures on few images is low by chance too, and weights in
+mid-schedule lack what the last ones have, a learning rate that has come down to zero. Hence the *sure* rule: it stops
+only where the figure is by then worse by more than chance, and a training that comes to its end keeps its last weights,
+unless the best are better by more than chance.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from steadylens.metrics import balanced_log_loss, softmax
-
-# Overconfidence raises the log-loss long before it costs accuracy, and calibration will remove it. So weights are
-# compared at the best of these temperatures each, and not by how sure of themselves they happen to be.
-TEMPERATURES = np.geomspace(0.5, 8.0, 17)
+from steadylens.training.gain import balanced_mean, gain_between
 
 _COUNTED = ("epoch", "counted_from", "_offers_since")
-
-
-def tempered_log_loss(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """The balanced log-loss of some logits, (n, classes), at the best of `TEMPERATURES`."""
-    return min(balanced_log_loss(labels, softmax(logits / t)) for t in TEMPERATURES)
 
 
 class BestWeights:
@@ -29,20 +27,43 @@ class BestWeights:
 
     Args:
         patience: epochs without a better figure after which to stop; 0 neither stops nor chooses, but keeps the last.
+        rule: "strict" or "sure".
     """
 
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
+    def __init__(self, patience: int, rule: str = "strict") -> None:
+        self.patience, self.rule = patience, rule
         self.figure = float("inf")
         self.epoch = 0
         self.counted_from = 0
         self._offers_since = 0
+        self._surely_worse = False
         self.weights: dict[str, Tensor] = {}
+        self.losses: NDArray[np.float64] = np.empty(0)
 
-    def offer(self, network: nn.Module, figure: float, epoch: int) -> None:
-        """Keep the network's weights where `figure` is the lowest so far, or where nothing is to be chosen."""
-        if figure < self.figure or not self.patience:
-            self.figure, self.epoch, self._offers_since = figure, epoch, -1
+    def offer(
+        self,
+        network: nn.Module,
+        epoch: int,
+        losses: NDArray[np.float64],
+        labels: NDArray[np.int64],
+        *,
+        at_the_end: bool = False,
+    ) -> None:
+        """Keep the network's weights where they are the best so far, or where they are to be kept anyway.
+
+        Args:
+            network: with the weights.
+            epoch: after which they are measured.
+            losses: of each validation image, (n,); their mean, with each class counting the same, is the figure.
+            labels: of the validation images, (n,).
+            at_the_end: whether the training has come to its end.
+        """
+        figure = balanced_mean(losses, labels)
+        first = not self.weights
+        self._surely_worse = not first and gain_between(self.losses, losses, labels).is_sure
+        last_counts = self.rule == "sure" and at_the_end and not self._surely_worse
+        if figure < self.figure or not self.patience or last_counts:
+            self.figure, self.epoch, self._offers_since, self.losses = figure, epoch, -1, losses
             self.weights = {name: t.detach().clone() for name, t in network.state_dict().items()}
         self._offers_since += 1
 
@@ -51,21 +72,25 @@ class BestWeights:
         self.counted_from = epoch
 
     def exhausted(self, epoch: int) -> bool:
-        """Whether `patience` epochs have gone by since the best one, and several measurements with them."""
+        """Whether it is time to stop.
+
+        `patience` epochs have gone by since the best one, and several measurements with them; by the sure rule, the
+        last of them was besides worse by more than chance.
+        """
         since = max(self.epoch, self.counted_from)
         waited = epoch - since >= self.patience and self._offers_since >= min(self.patience, 3)
-        return bool(self.patience) and waited
+        return bool(self.patience) and waited and (self._surely_worse or self.rule == "strict")
 
     def state(self) -> dict[str, Any]:
-        """Where it is, `weights` apart, as JSON values."""
+        """Where it is, `weights` and `losses` apart, as JSON values."""
         return {**{name: getattr(self, name) for name in _COUNTED}, "figure": self.figure if self.weights else None}
 
-    def go_to(self, state: Mapping[str, Any], weights: dict[str, Tensor]) -> None:
-        """Go to where `state` and `weights` were taken."""
+    def go_to(self, state: Mapping[str, Any], weights: dict[str, Tensor], losses: NDArray[np.float64]) -> None:
+        """Go to where `state`, `weights` and `losses` were taken."""
         for name in _COUNTED:
             setattr(self, name, state[name])
         self.figure = float("inf") if state["figure"] is None else state["figure"]
-        self.weights = weights
+        self.weights, self.losses = weights, losses
 
     @torch.no_grad()
     def restore(self, network: nn.Module) -> None:

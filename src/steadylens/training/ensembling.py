@@ -23,7 +23,7 @@ from steadylens.models import fresh
 from steadylens.models.ensemble import Ensemble
 from steadylens.models.inference import logits_of
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
-from steadylens.training.early_stopping import tempered_log_loss
+from steadylens.training.gain import tempered_log_loss
 from steadylens.training.loop import fit
 from steadylens.training.position import fitted_from, outcome_of
 from steadylens.training.state import Epoch, Fitted, Member, Step, judged_on_both
@@ -48,7 +48,7 @@ def fit_members(
 
     Args:
         train: images to learn from.
-        validation: images to choose each one's best epoch by, and to judge whether it joins.
+        validation: images to choose each one's weights by, and to judge whether it joins.
         recipe: what to do; its seed is that of the first member.
         preprocessing: how pixels become input.
         seconds: of wall time for everything done here; None where the recipe's epochs alone decide.

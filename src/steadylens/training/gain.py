@@ -10,20 +10,23 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from steadylens.metrics import balanced_log_loss, softmax
-from steadylens.training.early_stopping import TEMPERATURES
 
 Logits = NDArray[np.float32]
+
+# Overconfidence raises the log-loss long before it costs accuracy, and calibration will remove it. So networks are
+# compared at the best of these temperatures each, and not by how sure of themselves they happen to be.
+TEMPERATURES = np.geomspace(0.5, 8.0, 17)
 
 SURE = 0.95  # how sure a gain on the validation images must be before fine-tuned weights take the probe's place
 
 
 @dataclass(frozen=True)
 class Gain:
-    """How a network does beside the probe on the validation images.
+    """How a network does beside another, such as the probe, on the validation images.
 
     Attributes:
         loss: its balanced log-loss at its best temperature.
-        difference: that, less the probe's.
+        difference: that, less the other's.
         margin: by which the difference must be below 0 to be more than chance.
     """
 
@@ -37,16 +40,37 @@ class Gain:
         return self.difference < -self.margin
 
 
-def gain_of(logits: Logits, of_probe: Logits, labels: NDArray[np.int64]) -> Gain:
-    """Compare two networks' logits (n, classes) on the same images, each at its best temperature.
+def tempered_log_loss(logits: Logits, labels: NDArray[np.int64]) -> float:
+    """The balanced log-loss of some logits, (n, classes), at the best of `TEMPERATURES`."""
+    return min(balanced_log_loss(labels, softmax(logits / t)) for t in TEMPERATURES)
+
+
+def tempered_losses(logits: Logits, labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The log-loss of each image, (n,), at the one of `TEMPERATURES` that is best for the balanced mean of them."""
+    best = min(TEMPERATURES, key=lambda t: balanced_log_loss(labels, softmax(logits / t)))
+    chosen = softmax(logits / best)[np.arange(len(labels)), labels]
+    losses: NDArray[np.float64] = -np.log(np.clip(chosen, 1e-12, None))
+    return losses
+
+
+def balanced_mean(losses: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """The mean of the losses (n,), in which each class counts the same."""
+    return float(_weights(labels) @ losses)
+
+
+def gain_of(logits: Logits, of_other: Logits, labels: NDArray[np.int64]) -> Gain:
+    """Compare two networks' logits (n, classes) on the same images, each at its best temperature."""
+    return gain_between(tempered_losses(logits, labels), tempered_losses(of_other, labels), labels)
+
+
+def gain_between(losses: NDArray[np.float64], of_other: NDArray[np.float64], labels: NDArray[np.int64]) -> Gain:
+    """Compare two networks' losses (n,) on the same images.
 
     The difference is a mean of paired differences in which each class counts the same; its margin is Student's
     one-sided quantile times its standard error, with as many images as there are in effect (Kish 1965).
     """
-    support = np.bincount(labels)
-    weights = 1.0 / (support[labels] * np.count_nonzero(support))
-    losses, losses_of_probe = _losses(logits, labels), _losses(of_probe, labels)
-    differences = losses - losses_of_probe
+    weights = _weights(labels)
+    differences = losses - of_other
     mean = float(weights @ differences)
     effective = 1.0 / float(weights @ weights)
     if effective < 2:
@@ -55,9 +79,8 @@ def gain_of(logits: Logits, of_probe: Logits, labels: NDArray[np.int64]) -> Gain
     return Gain(float(weights @ losses), mean, float(student.ppf(SURE, effective - 1)) * math.sqrt(variance))
 
 
-def _losses(logits: Logits, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The log-loss of each image, (n,), at the temperature that is best for all of them."""
-    best = min(TEMPERATURES, key=lambda t: balanced_log_loss(labels, softmax(logits / t)))
-    chosen = softmax(logits / best)[np.arange(len(labels)), labels]
-    losses: NDArray[np.float64] = -np.log(np.clip(chosen, 1e-12, None))
-    return losses
+def _weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What each image counts, (n,), where each class counts the same and all together 1."""
+    support = np.bincount(labels)
+    weights: NDArray[np.float64] = 1.0 / (support[labels] * np.count_nonzero(support))
+    return weights

@@ -24,7 +24,8 @@ from steadylens.models.inference import logits_of
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.clock import Clock
 from steadylens.training.divergence import LossWatch, cost_of_guessing, what_to_change
-from steadylens.training.early_stopping import BestWeights, tempered_log_loss
+from steadylens.training.early_stopping import BestWeights
+from steadylens.training.gain import tempered_log_loss, tempered_losses
 from steadylens.training.imbalance import balance, objective_of
 from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
 from steadylens.training.optimizers import Rates, adamw, muon, rate_at, step
@@ -56,7 +57,7 @@ def fit(
     Args:
         network: trained in place, but for what is frozen in it.
         train: images to learn from.
-        validation: images to choose the best epoch by.
+        validation: images to choose the weights by.
         recipe: what to do.
         preprocessing: how pixels become input.
         seconds: of wall time for everything done here; None where the recipe's epochs alone decide.
@@ -77,7 +78,7 @@ def fit(
     checkpoints = checkpoints or Checkpoints(None)
     training = begin(network, train, recipe, preprocessing, rates, on_step, checkpoints.good_weights)
     sample = train.sample(max(seen, len(validation)), recipe.seed)
-    best, clock = BestWeights(recipe.early_stopping), Clock(seconds, recipe.epochs)
+    best, clock = BestWeights(recipe.early_stopping, recipe.stopping), Clock(seconds, recipe.epochs)
     course = Course(clock, best, [], [])
     save = partial(save_place, checkpoints, stage, training, course)
     if (kept := checkpoints.position(stage)) is not None:
@@ -118,7 +119,7 @@ def go_on(
         training: what is trained.
         course: where it is.
         sample: training images to measure it on.
-        validation: images to measure it on and to choose the best epoch by.
+        validation: images to measure it on and to choose the weights by.
         save: called after each step, and after each epoch with `epoch_ended`.
         on_epoch: told after each measured epoch.
 
@@ -132,8 +133,9 @@ def go_on(
             break
         if stopped or clock.measuring_due():
             with clock.measuring(), training.average.shown_by(network):
-                row, _ = measure(training, sample, validation, loss, clock)
-                best.offer(network, row.validation_tempered_log_loss, clock.epoch)
+                row, answers = measure(training, sample, validation, loss, clock)
+                losses = tempered_losses(answers, validation.labels)
+                best.offer(network, clock.epoch, losses, validation.labels, at_the_end=bool(stopped))
             course.curve.append(row)
             on_epoch(row)
             if not training.remedy.in_full(clock.progress()):

@@ -15,7 +15,7 @@ from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
 from steadylens.models.inference import logits_of
 from steadylens.models.mirrored import Mirrored
-from steadylens.training.early_stopping import tempered_log_loss
+from steadylens.training.gain import tempered_log_loss
 from steadylens.training.state import Fitted, judged_on_both
 
 

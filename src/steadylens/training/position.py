@@ -31,6 +31,7 @@ def take(training: Training, course: Course) -> Checkpoint:
         **{f"best.{name}": tensor for name, tensor in course.best.weights.items()},
         **optimizer,
         "losses": torch.tensor(course.losses, dtype=torch.float64),
+        "best_losses": torch.from_numpy(course.best.losses),
     }
     state = {
         "clock": course.clock.state(),
@@ -55,7 +56,8 @@ def put_back(checkpoint: Checkpoint, training: Training, course: Course) -> None
         if values:  # none before the first step
             training.optimizer.state[parameter] = {name: _beside(parameter, v) for name, v in values.items()}
     weights = _under("best.", tensors)
-    course.best.go_to(state["best"], {name: t.to(training.device) for name, t in weights.items()})
+    weights = {name: t.to(training.device) for name, t in weights.items()}
+    course.best.go_to(state["best"], weights, tensors["best_losses"].cpu().numpy())
     training.watch.go_to(state["watch"])
     course.clock.go_to(state["clock"])
     course.curve[:] = [_read(row) for row in state["curve"]]

@@ -28,7 +28,7 @@ from steadylens.data.images import Preprocessing
 from steadylens.data.store import FEATURES
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone
-from steadylens.training.early_stopping import tempered_log_loss
+from steadylens.training.gain import tempered_log_loss
 from steadylens.training.imbalance import effective_number_weights
 
 Features = NDArray[np.float32]

@@ -126,6 +126,7 @@ def resolve(
     if backbone is not None:
         values["transfer"], why["transfer"], epochs = _transfer(config, speed, counts, len(validation), seconds)
     values["optimizer"], why["optimizer"] = _optimizer(speed.network)
+    values["stopping"], why["stopping"] = _stopping(config)
     rules = _rules(speed.network, counts, epochs, seconds)
     for name, (value, reason) in rules.items():
         asked = getattr(config, name)
@@ -148,6 +149,15 @@ def _optimizer(network: str) -> tuple[str, str]:
     if network in FAMILY:
         return "muon", "better than AdamW by 2.6 points in a short trial on long-tailed CIFAR-10"
     return "adamw", "usual for fine-tuning" if network.startswith(TIMM) else "the tutorial's, with decoupled decay"
+
+
+def _stopping(config: Config) -> tuple[str, str]:
+    """What counts as progress, and why."""
+    if config.stopping != "auto":
+        return config.stopping, "given"
+    if config.early_stopping != "auto":
+        return "strict", "the patience is given"
+    return "sure", "among many epochs, the best on few validation images is the best by chance too"
 
 
 def _mirror(asked: str, network: str, *, flip: bool) -> tuple[str, str]:

@@ -17,7 +17,8 @@ from steadylens.data.images import Preprocessing
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
 from steadylens.training.clock import Clock
 from steadylens.training.divergence import LossWatch
-from steadylens.training.early_stopping import BestWeights, tempered_log_loss
+from steadylens.training.early_stopping import BestWeights
+from steadylens.training.gain import tempered_log_loss
 from steadylens.training.imbalance import Balance
 from steadylens.training.regularize import WeightAverage
 
@@ -87,7 +88,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A trained network, holding its best weights, and how it came about.
+    """A trained network, holding the weights that were chosen, and how it came about.
 
     Attributes:
         network: in evaluation mode, on the recipe's device.

@@ -28,8 +28,9 @@ from steadylens.training.challengers import Challenger
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.clock import Clock
 from steadylens.training.diagnosis import diagnose
-from steadylens.training.early_stopping import BestWeights, tempered_log_loss
+from steadylens.training.early_stopping import BestWeights
 from steadylens.training.folds import Fold
+from steadylens.training.gain import tempered_log_loss
 from steadylens.training.loop import begin, go_on, measure, said_what_fits, save_place
 from steadylens.training.memory import out_of_memory
 from steadylens.training.position import put_back, take, written
@@ -203,7 +204,7 @@ class Trials:
         gone = 0.0 if start is None else float(start.state["clock"]["elapsed"])
         clock = Clock(self.seconds - gone, recipe.epochs)  # going to a place adds what had gone by there
         clock.pause_s = rung * self.seconds / len(self.folds)
-        course = Course(clock, BestWeights(recipe.early_stopping), [], [])
+        course = Course(clock, BestWeights(recipe.early_stopping, recipe.stopping), [], [])
         if start is not None:
             put_back(start, training, course)
         save = partial(save_place, self.checkpoints, name, training, course)
