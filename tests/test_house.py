@@ -19,7 +19,7 @@ ORDER = [
     *("errors", "interruption", "files", "metrics", "config", "console"),
     *("data", "models", "training", "evaluation", "deployment", "report"),
     *("preparation", "inspection", "measurement", "comparison", "continuation", "learning", "pipeline"),
-    *("classifier", "diagnostics", "demo", "cli"),
+    *("inputs", "classifier", "diagnostics", "demo", "cli"),
     "__init__",
 ]
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "requests", "urllib", "socket"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any, Self, TypeGuard
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,16 @@ from steadylens.continuation import folder_for, source_of
 from steadylens.data import manifests
 from steadylens.data.fixes import with_fixes
 from steadylens.data.reading import read_content
-from steadylens.data.sources import ImageIndex, Tally, index_arrays, read_index, read_index_to_measure
+from steadylens.data.sources import read_index, read_index_to_measure
 from steadylens.data.trees import Read
 from steadylens.deployment import artifact
 from steadylens.deployment.predictor import Prediction, Predictor, load
 from steadylens.errors import ConfigError, DataError
+from steadylens.inputs import Images, Labels, is_pixels, is_source, labels_of, paths_of, reader_of, required, shown
 from steadylens.inspection import Audit, inspect
 from steadylens.metrics import balanced_accuracy
 from steadylens.preparation import Stopwatch
 from steadylens.report.run_folder import free_name
-
-# A path of a folder, an archive or a manifest; paths; pixels; or a frame, for which there is no common type.
-Images = str | Path | Sequence[str | Path] | NDArray[np.uint8] | Any
-Labels = Sequence[object] | NDArray[Any] | None
 
 
 def audit(
@@ -96,9 +93,9 @@ def train(
         **options: as in `config.Config`, for instance `budget="5m"` or `imbalance="class-weights"`.
     """
     given = {"labels": labels, "test": test, "fixes": fixes, "splits": splits, **options}
-    words = [f"{name}={_shown(value)}" for name, value in given.items() if value is not None]
-    call = f"steadylens.train({', '.join([_shown(data), *words])})"
-    config, read = parse(options), with_fixes(_reader(data, _labels(labels), test), fixes)
+    words = [f"{name}={shown(value)}" for name, value in given.items() if value is not None]
+    call = f"steadylens.train({', '.join([shown(data), *words])})"
+    config, read = parse(options), with_fixes(reader_of(data, labels_of(labels), test), fixes)
     name = Path(data).resolve().name if isinstance(data, str | Path) else "images"
     source, wanted = source_of(data, test=test, fixes=fixes, splits=splits), Path(f"{name}-run")
     run = Path(out) if out else folder_for(wanted, config, source, resume=False)
@@ -218,15 +215,15 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         defaults = {name: parameter.default for name, parameter in signature(type(self)).parameters.items()}
         given = {name: value for name, value in self.get_params().items() if value != defaults[name]}
         options = {name: value for name, value in given.items() if name not in {"splits", "out", "quiet"}}
-        config, labels = parse(options), _labels(y)
-        read = _reader(X, labels, test)
+        config, labels = parse(options), labels_of(y)
+        read = reader_of(X, labels, test)
         if self.out is None:
             folder = files.temporary_folder("steadylens-")
             weakref.finalize(self, files.remove, folder)
             run = folder / "run"
         else:
             run = Path(self.out)
-        call = f"{self!r}.fit({', '.join(_shown(value) for value in (X, y) if value is not None)})"
+        call = f"{self!r}.fit({', '.join(shown(value) for value in (X, y) if value is not None)})"
         splits_of = Path(self.splits) if self.splits else None
         done = pipeline.train(read, run, config, command=call, splits_of=splits_of, console=Console(quiet=self.quiet))
         self.run_: Path | None = done.folder
@@ -247,12 +244,12 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DataError: an image cannot be read; all such are named.
         """
         check_is_fitted(self, "classes_")
-        if _is_pixels(X):
+        if is_pixels(X):
             return self.predictor_.probabilities_of_arrays(X)
-        if _is_source(X):
+        if is_source(X):
             index = read_index(X)
             return self._probabilities(index.paths, index.read)
-        return self._probabilities([str(path) for path in _paths(X)], read_content)
+        return self._probabilities([str(path) for path in paths_of(X)], read_content)
 
     def _probabilities(self, paths: Sequence[str], read: Read) -> NDArray[np.float64]:
         answers = list(self.predictor_.predict_files(paths, read=read))
@@ -278,13 +275,13 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if sample_weight is not None:
             raise ConfigError("score takes no sample_weight: every class counts the same.")
         check_is_fitted(self, "classes_")
-        labels = _labels(y)
-        if _is_source(X) and labels is None:
+        labels = labels_of(y)
+        if is_source(X) and labels is None:
             index = read_index_to_measure(X)
             labels = [index.classes[i] for i in index.labels]
             probabilities = self._probabilities(index.paths, index.read)
         else:
-            labels = _given(labels)
+            labels = required(labels)
             probabilities = self.predict_proba(X)
         if len(labels) != len(probabilities):
             raise DataError(f"There are {len(probabilities)} images and {len(labels)} labels. Give one label for each.")
@@ -330,73 +327,3 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         own = {str(label): label for label in labels or predictor.classes}
         self.predictor_ = predictor
         self.classes_ = np.array([own[name] for name in predictor.classes])
-
-
-def _reader(data: Images, labels: list[Any] | None, test: Any) -> Callable[[Tally], ImageIndex]:  # noqa: ANN401
-    """What reads the data, checked as far as it can be without reading."""
-    if _is_pixels(data):
-        given, pair = _given(labels), None if test is None else _pair_of_pixels(test)
-        return lambda _advance: index_arrays(data, given, test=pair)
-    source, tested = _source(data, labels), None if test is None else _source(*_parted(test))
-    return lambda advance: read_index(source, test=tested, advance=advance)
-
-
-def _source(data: Images, labels: list[Any] | None) -> Any:  # noqa: ANN401 - what `read_index` takes
-    if _is_source(data):
-        if labels is not None:
-            raise ConfigError("A folder, an archive, a manifest or a frame has labels of its own: leave y out.")
-        return data
-    return _paths(data), _given(labels)
-
-
-def _parted(test: Any) -> tuple[Any, list[Any] | None]:  # noqa: ANN401 - checked by what takes it
-    return (test[0], _labels(test[1])) if isinstance(test, tuple) and len(test) == 2 else (test, None)
-
-
-def _is_source(data: object) -> bool:
-    """Whether the labels come with it: not so for pixels and lists of paths."""
-    return isinstance(data, str | Path) or manifests.is_frame(data)
-
-
-def _given(labels: list[Any] | None) -> list[Any]:
-    if labels is None:
-        raise ConfigError("Paths and arrays need labels: give y, one label an image.")
-    return labels
-
-
-def _shown(value: Any) -> str:  # noqa: ANN401 - an argument of any kind
-    """An argument as it is shown in the report: what is small in full, all else by its kind and length."""
-    if isinstance(value, str | Path):
-        return repr(str(value))
-    return f"<{type(value).__name__} of {len(value)}>" if hasattr(value, "__len__") else repr(value)
-
-
-def _labels(y: Any) -> list[Any] | None:  # noqa: ANN401 - whatever NumPy takes for an array
-    """The labels, of one type where NumPy finds one for all of them."""
-    if y is None:
-        return None
-    labels = np.asarray(y)
-    if labels.ndim != 1:
-        raise DataError(f"y must be one label an image, of shape (n,). Got the shape {labels.shape} instead.")
-    return list(labels)
-
-
-def _pair_of_pixels(test: Any) -> tuple[NDArray[np.uint8], list[Any]]:  # noqa: ANN401 - checked here
-    images, labels = _parted(test)
-    if labels is None or not _is_pixels(images):
-        raise ConfigError("With arrays, test must be a pair (images, labels) of the same kind.")
-    return images, labels
-
-
-def _is_pixels(images: object) -> TypeGuard[NDArray[np.uint8]]:
-    return isinstance(images, np.ndarray) and images.dtype.kind not in "USO"
-
-
-def _paths(images: Any) -> list[Path]:  # noqa: ANN401 - checked here
-    wrong = [type(path).__name__ for path in images if not isinstance(path, str | Path)]
-    if wrong:
-        raise ConfigError(
-            "X must be the path of a folder, an archive or a manifest, a frame, paths, or an array of uint8. "
-            f"Got a sequence with {wrong[0]} in it instead."
-        )
-    return [Path(path) for path in images]

@@ -153,6 +153,7 @@ GIVEN = {
     "label_smoothing": 0.2,
     "mixup": 0.1,
     "early_stopping": 7,
+    "stopping": "sure",
     "epochs": 4,
     "budget": 99.0,
     "batch_size": 33,
