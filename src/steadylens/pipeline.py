@@ -321,7 +321,8 @@ def _check_labels(
     found = suspicious_labels(doubts, held_out.labels, index.classes, paths)
     if foreign:
         known = prepared.part(splits.train).sample(MOST_KNOWN, recipe.seed)
-        seen = [features_of(fitted.network, part, prepared.preprocessing) for part in (known, held_out)]
+        look = partial(features_of, fitted.network, preprocessing=prepared.preprocessing, precision=recipe.precision)
+        seen = [look(part) for part in (known, held_out)]  # only compared with each other: any precision will do
         found += outliers(distances_to_known(*seen), paths)
     found = tuple(unless_kept(found, index))
     for finding in found:
