@@ -135,6 +135,16 @@ def test_the_best_weights_are_kept_where_they_are_surely_better_or_the_rule_is_s
     assert best.figure == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("measured", "kept"), [(1, 7), (40, 50)])
+def test_the_best_of_many_epochs_has_to_be_better_by_more_than_the_best_of_one(measured: int, kept: int) -> None:
+    best = BestWeights(50, "sure")
+    for epoch in range(8 - measured, 7):
+        best.offer(network_with(1.0), epoch, losses(2.0), LABELS)
+    best.offer(network_with(1.0), 7, losses(1.0), LABELS)
+    best.offer(network_with(2.0), 50, losses(1.02, 0.08), LABELS, at_the_end=True)  # 2.5 standard errors
+    assert best.epoch == kept
+
+
 def test_with_one_validation_image_chance_cannot_be_told_and_the_last_weights_are_kept() -> None:
     best, one = BestWeights(5, "sure"), np.array([0])
     best.offer(network_with(1.0), 1, np.array([1.0]), one)

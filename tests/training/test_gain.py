@@ -86,3 +86,14 @@ def test_logits_are_compared_each_at_its_best_temperature() -> None:
     assert abs(gain.difference) < 0.01
     assert not gain.is_sure
     assert gain_of(logits, answers(skill=1.0)[0], labels).is_sure
+
+
+def test_the_best_of_many_has_to_be_better_by_more() -> None:
+    rng = np.random.default_rng(0)
+    one, labels = rng.normal(1.0, 0.5, 200), np.repeat([0, 1], 100)
+    other = one + rng.normal(0.05, 0.3, 200)
+    margins = [gain_between(one, other, labels, candidates=n).margin for n in (1, 5, 40)]
+    assert margins == sorted(margins)
+    tested = ttest_rel(one, other, alternative="less").pvalue
+    for candidates in (1, 2, 5, 40, 1000):
+        assert gain_between(one, other, labels, candidates=candidates).is_sure == (tested * candidates < 0.05)

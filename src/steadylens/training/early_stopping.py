@@ -4,7 +4,7 @@ The rule that the Keras tutorial teaches is *strict*: so many epochs without a b
 and goes back to the best weights. But the lowest of many figures on few images is low by chance too, and weights in
 mid-schedule lack what the last ones have, a learning rate that has come down to zero. Hence the *sure* rule: it stops
 only where the figure is by then worse by more than chance, and a training that comes to its end keeps its last weights,
-unless the best are better by more than chance.
+unless the best are better by more than chance: by more than the best of so many measured epochs is by chance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from steadylens.training.gain import balanced_mean, gain_between
 
-_COUNTED = ("epoch", "counted_from", "_offers_since")
+_COUNTED = ("epoch", "counted_from", "_offers", "_offers_since")
 
 
 class BestWeights:
@@ -35,7 +35,7 @@ class BestWeights:
         self.figure = float("inf")
         self.epoch = 0
         self.counted_from = 0
-        self._offers_since = 0
+        self._offers = self._offers_since = 0
         self._surely_worse = False
         self.weights: dict[str, Tensor] = {}
         self.losses: NDArray[np.float64] = np.empty(0)
@@ -59,12 +59,13 @@ class BestWeights:
             at_the_end: whether the training has come to its end.
         """
         figure = balanced_mean(losses, labels)
-        first = not self.weights
-        self._surely_worse = not first and gain_between(self.losses, losses, labels).is_sure
+        if self._offers:
+            self._surely_worse = gain_between(self.losses, losses, labels, candidates=self._offers).is_sure
         last_counts = self.rule == "sure" and at_the_end and not self._surely_worse
         if figure < self.figure or not self.patience or last_counts:
             self.figure, self.epoch, self._offers_since, self.losses = figure, epoch, -1, losses
             self.weights = {name: t.detach().clone() for name, t in network.state_dict().items()}
+        self._offers += 1
         self._offers_since += 1
 
     def wait(self, epoch: int) -> None:

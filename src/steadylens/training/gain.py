@@ -17,7 +17,7 @@ Logits = NDArray[np.float32]
 # compared at the best of these temperatures each, and not by how sure of themselves they happen to be.
 TEMPERATURES = np.geomspace(0.5, 8.0, 17)
 
-SURE = 0.95  # how sure a gain on the validation images must be before fine-tuned weights take the probe's place
+SURE = 0.95  # how sure a gain on the validation images must be to be acted on
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,20 @@ def gain_of(logits: Logits, of_other: Logits, labels: NDArray[np.int64]) -> Gain
     return gain_between(tempered_losses(logits, labels), tempered_losses(of_other, labels), labels)
 
 
-def gain_between(losses: NDArray[np.float64], of_other: NDArray[np.float64], labels: NDArray[np.int64]) -> Gain:
+def gain_between(
+    losses: NDArray[np.float64], of_other: NDArray[np.float64], labels: NDArray[np.int64], *, candidates: int = 1
+) -> Gain:
     """Compare two networks' losses (n,) on the same images.
 
     The difference is a mean of paired differences in which each class counts the same; its margin is Student's
     one-sided quantile times its standard error, with as many images as there are in effect (Kish 1965).
+
+    Args:
+        losses: of the one that may be better.
+        of_other: of the other.
+        labels: (n,).
+        candidates: from how many the one was chosen by these images: the best of many is better by chance too, so that
+            the chance of error is shared out among them (Bonferroni).
     """
     weights = _weights(labels)
     differences = losses - of_other
@@ -76,7 +85,8 @@ def gain_between(losses: NDArray[np.float64], of_other: NDArray[np.float64], lab
     if effective < 2:
         return Gain(float(weights @ losses), mean, math.inf)
     variance = float(weights**2 @ (differences - mean) ** 2) * effective / (effective - 1)
-    return Gain(float(weights @ losses), mean, float(student.ppf(SURE, effective - 1)) * math.sqrt(variance))
+    quantile = float(student.ppf(1 - (1 - SURE) / candidates, effective - 1))
+    return Gain(float(weights @ losses), mean, quantile * math.sqrt(variance))
 
 
 def _weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
