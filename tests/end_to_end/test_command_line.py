@@ -339,7 +339,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
 SET: dict[str, tuple[str, Any]] = {
     "batch_size": ("16", 16), "learning_rate": ("0.003", 0.003), "averaging": ("0.9", 0.9),
     "precision": ("fp32", "fp32"), "flip": ("off", False), "image_fit": ("pad", "pad"), "refit": ("off", False),
-    "mirror": ("on", "on"), "members": ("1", 1),
+    "mirror": ("on", "on"), "members": ("1", 1), "stopping": ("sure", "sure"),
 }  # fmt: skip
 OF_WEIGHTS = {"weights", "weights_sha256", "arguments", "transfer"}  # which come with a pretrained backbone
 
