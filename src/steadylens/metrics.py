@@ -109,15 +109,21 @@ def macro_f1(labels: Integers, predicted: Integers, classes: int) -> float:
     return float(np.mean(2 * right[has_support] / (support + named)[has_support]))
 
 
+def log_losses(labels: Integers, probabilities: Floats) -> NDArray[np.float64]:
+    """The log-loss of each image, (n,), in nats, from labels (n,) and probabilities (n, classes)."""
+    of_true_class = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return np.asarray(-np.log(np.maximum(of_true_class, _SMALLEST)))
+
+
 def log_loss(labels: Integers, probabilities: Floats) -> float:
     """The mean negative logarithm (in nats) of the probability given to the true class."""
-    return float(_losses(labels, probabilities).mean())
+    return float(log_losses(labels, probabilities).mean())
 
 
 def balanced_log_loss(labels: Integers, probabilities: Floats) -> float:
     """The mean over the classes that have support of the class's mean log-loss, in nats."""
     support = np.bincount(labels)
-    sums = np.bincount(labels, weights=_losses(labels, probabilities))
+    sums = np.bincount(labels, weights=log_losses(labels, probabilities))
     return float(np.mean(sums[support > 0] / support[support > 0]))
 
 
@@ -236,11 +242,6 @@ def paired_differences(
     return {name: _interval(float(observed[i]), drawn[:, i]) for i, name in enumerate(names)}
 
 
-def _losses(labels: Integers, probabilities: Floats) -> NDArray[np.float64]:
-    of_true_class = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return np.asarray(-np.log(np.maximum(of_true_class, _SMALLEST)))
-
-
 def _bin_of(confidence: Floats, bins: int) -> Integers:
     """Bins are open below and closed above, as in Guo et al."""
     return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
@@ -248,7 +249,7 @@ def _bin_of(confidence: Floats, bins: int) -> Integers:
 
 def _sort(labels: Integers, probabilities: Floats) -> _Images:
     # Sorting by content, not only by class, makes every interval independent of the images' order.
-    predicted, top, losses = probabilities.argmax(axis=1), probabilities.max(axis=1), _losses(labels, probabilities)
+    predicted, top, losses = probabilities.argmax(axis=1), probabilities.max(axis=1), log_losses(labels, probabilities)
     order = np.lexsort((predicted, top, losses, labels))
     names, starts, support = np.unique(labels[order], return_index=True, return_counts=True)
     right = (predicted == labels)[order].astype(np.float64)

@@ -186,6 +186,13 @@ def test_the_best_weights_are_kept_however_it_ends(stopped: str, change: dict[st
         assert result.epochs - result.best_epoch == 3
 
 
+def test_by_the_sure_rule_few_images_do_not_choose_an_epoch() -> None:
+    few, recipe = CONTRARY.sample(3, 0), replace(RECIPE, epochs=5, early_stopping=100)
+    strict, sure = (fitted(replace(recipe, stopping=rule), few) for rule in ("strict", "sure"))
+    assert strict.best_epoch < sure.best_epoch == 5
+    assert fitted(replace(recipe, stopping="sure"), CONTRARY).best_epoch < 5, "many images do"
+
+
 def test_without_early_stopping_the_last_weights_are_kept() -> None:
     result = fitted(replace(RECIPE, epochs=4), CONTRARY)
     assert result.best_epoch == result.epochs == 4

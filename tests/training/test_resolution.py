@@ -178,6 +178,15 @@ def test_what_is_given_is_obeyed_and_marked_so() -> None:
         assert result.why[name] == "given", name
 
 
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [({}, "sure"), ({"early_stopping": 7}, "strict"), ({"early_stopping": "off"}, "strict")]
+    + [({"early_stopping": 7, "stopping": rule}, rule) for rule in ("strict", "sure")],
+)
+def test_a_patience_that_is_given_is_taken_strictly(options: dict[str, Any], rule: str) -> None:
+    assert selected({"epochs": 3, **QUICK, **options}).recipe.stopping == rule
+
+
 def test_what_is_switched_off_is_given_too() -> None:
     options = {"early_stopping": "off", "augment": "off", "minority_augment": "off", "flip": "off", "imbalance": "none"}
     result = selected({**options, "epochs": 3, **QUICK})

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from steadylens.metrics import balanced_log_loss, softmax
+from steadylens.metrics import balanced_log_loss, log_losses, softmax
 
 Logits = NDArray[np.float32]
 
@@ -42,15 +42,13 @@ class Gain:
 
 def tempered_log_loss(logits: Logits, labels: NDArray[np.int64]) -> float:
     """The balanced log-loss of some logits, (n, classes), at the best of `TEMPERATURES`."""
-    return min(balanced_log_loss(labels, softmax(logits / t)) for t in TEMPERATURES)
+    return balanced_mean(tempered_losses(logits, labels), labels)
 
 
 def tempered_losses(logits: Logits, labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """The log-loss of each image, (n,), at the one of `TEMPERATURES` that is best for the balanced mean of them."""
     best = min(TEMPERATURES, key=lambda t: balanced_log_loss(labels, softmax(logits / t)))
-    chosen = softmax(logits / best)[np.arange(len(labels)), labels]
-    losses: NDArray[np.float64] = -np.log(np.clip(chosen, 1e-12, None))
-    return losses
+    return log_losses(labels, softmax(logits / best))
 
 
 def balanced_mean(losses: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
