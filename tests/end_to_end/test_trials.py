@@ -101,7 +101,7 @@ def test_crashed_in_its_trials_a_run_goes_on_with_them(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steadylens.training.checkpoint.EVERY_S", 0.0)
-    real, told, run = optimizers.step, itertools.count(1), tmp_path / "run"
+    real, told, run = optimizers.set_rate, itertools.count(1), tmp_path / "run"
     ends = {15, 16, 40, 60}
 
     def crash(*arguments: Any) -> None:  # noqa: ANN401
@@ -109,7 +109,7 @@ def test_crashed_in_its_trials_a_run_goes_on_with_them(
             raise Crashed
         real(*arguments)
 
-    monkeypatch.setattr(loop, "step", crash)
+    monkeypatch.setattr(loop, "set_rate", crash)
     kept: list[set[str]] = [set()]
     for _ in ends:
         with pytest.raises(Crashed):

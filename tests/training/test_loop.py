@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from recipes import PLAIN
 from steadylens.config import IMBALANCE, Recipe
@@ -24,9 +25,8 @@ from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, wo
 from steadylens.models import NetworkSpec, build, spec_of
 from steadylens.models.heads import SCALE
 from steadylens.models.inference import logits_of
-from steadylens.training import loop
+from steadylens.training import loop, steps
 from steadylens.training.checkpoint import Checkpoints
-from steadylens.training.clock import Clock
 from steadylens.training.gain import tempered_log_loss
 from steadylens.training.loop import fit
 from steadylens.training.optimizers import rate_at
@@ -274,13 +274,14 @@ def test_after_diverging_the_last_good_weights_are_kept_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steadylens.training.checkpoint.EVERY_S", 0.0)
-    recipe, batch, kept = replace(RECIPE, epochs=4), loop._batch, Checkpoints(tmp_path)
+    recipe, one_step, kept = replace(RECIPE, epochs=4), steps.next_step, Checkpoints(tmp_path)
 
-    def poisoned(training: Training, positions: NDArray[np.int64], clock: Clock) -> Any:  # noqa: ANN401
-        images, *others = batch(training, positions, clock)
-        return (images * (float("nan") if clock.epoch == 3 else 1.0), *others)
+    def poisoned(training: Training, positions: NDArray[np.int64], epoch: int, *place: Any) -> Tensor:  # noqa: ANN401
+        if epoch == 3:
+            next(training.network.parameters()).data.fill_(float("nan"))
+        return one_step(training, positions, epoch, *place)
 
-    monkeypatch.setattr(loop, "_batch", poisoned)
+    monkeypatch.setattr(loop, "next_step", poisoned)
     with pytest.raises(
         ConfigError, match=r"after epoch 3, step 1, the loss is nan.*The last good weights are in "
     ) as e:
@@ -295,14 +296,14 @@ def test_after_diverging_the_last_good_weights_are_kept_and_named(
 
 
 def test_too_little_memory_names_a_batch_size_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = loop._batch
+    take = LabelledPixels.take
 
-    def greedy(training: Training, positions: NDArray[np.int64], clock: Clock) -> Any:  # noqa: ANN401
+    def greedy(self: LabelledPixels, positions: NDArray[np.int64]) -> Any:  # noqa: ANN401
         if len(positions) > 5:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
-        return batch(training, positions, clock)
+        return take(self, positions)
 
-    monkeypatch.setattr(loop, "_batch", greedy)
+    monkeypatch.setattr(LabelledPixels, "take", greedy)
     with pytest.raises(ResourceError, match=r"a batch of 16 images; a batch of 4 fits.*--set batch_size=4"):
         fitted(RECIPE)
     assert fitted(replace(RECIPE, batch_size=4, epochs=1)).epochs == 1

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from steadylens.training.optimizers import MUON_RATE, Muon, adamw, muon, orthogonal, rate_at, step
+from steadylens.training.optimizers import MUON_RATE, Muon, adamw, muon, orthogonal, rate_at, set_rate
 
 
 def small_network() -> nn.Module:
@@ -27,7 +27,8 @@ def test_a_step_without_gradient_shrinks_weights_by_the_rate_times_l2(learning_r
     optimizer = adamw(network, 1.0, l2)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    step(optimizer, learning_rate)
+    set_rate(optimizer, learning_rate)
+    optimizer.step()
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
             torch.testing.assert_close(parameter.detach(), before[name] * (1 - learning_rate * l2), rtol=1e-6, atol=0)
@@ -46,7 +47,8 @@ def test_decay_does_not_depend_on_the_size_of_the_gradient() -> None:
             optimizer = adamw(network, 0.01, l2)
             for parameter in network.parameters():
                 parameter.grad = torch.full_like(parameter, scale)
-            step(optimizer, 0.01)
+            set_rate(optimizer, 0.01)
+            optimizer.step()
             weights.append(next(network.parameters()).detach().clone())
         drops.append(weights[0] - weights[1])
     torch.testing.assert_close(drops[0], drops[1], rtol=1e-3, atol=1e-6)
@@ -66,7 +68,8 @@ def test_a_step_uses_the_rate_it_is_given() -> None:
     before = [p.detach().clone() for p in network.parameters()]
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
-    step(optimizer, 0.01)
+    set_rate(optimizer, 0.01)
+    optimizer.step()
     for parameter, old in zip(network.parameters(), before, strict=True):
         torch.testing.assert_close(old - parameter.detach(), torch.full_like(old, 0.01), rtol=1e-3, atol=0)
 
@@ -112,7 +115,8 @@ def test_a_step_of_muon_moves_by_its_rate_whatever_the_gradient_measures(half: b
         generator = torch.Generator().manual_seed(1)
         for parameter in network.parameters():
             parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
-        step(optimizer, 0.01)
+        set_rate(optimizer, 0.01)
+        optimizer.step()
         moved.append([old - p.detach() for p, old in zip(network.parameters(), before, strict=True)])
     for one, other in zip(*moved, strict=True):
         assert (one - other).norm() <= (0.15 if half else 1e-2) * one.norm()
@@ -126,7 +130,8 @@ def test_l2_means_the_same_for_weights_of_both_optimizers() -> None:
     optimizer = muon(network, 1.0, 0.5, half=False)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    step(optimizer, 0.01)
+    set_rate(optimizer, 0.01)
+    optimizer.step()
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
             torch.testing.assert_close(parameter.detach(), before[name] * (1 - 0.01 * 0.5), rtol=1e-6, atol=1e-8)
@@ -139,7 +144,8 @@ def test_momentum_carries_on_where_gradients_end() -> None:
         for parameter in network.parameters():
             parameter.grad = torch.full_like(parameter, gradient)
         before = network[2].weight.detach().clone()  # type: ignore[index]
-        step(optimizer, 0.01)
+        set_rate(optimizer, 0.01)
+        optimizer.step()
     assert not torch.equal(network[2].weight, before)  # type: ignore[index]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from steadylens.models import NETWORKS, NetworkSpec, build
-from steadylens.training.regularize import WeightAverage, mix, regularized, shrink
+from steadylens.training.regularize import Mixing, WeightAverage, before, draw_mixing, mix, regularized, shrink
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -62,51 +62,70 @@ def test_regularized_are_all_weights_but_no_bias_and_no_norm(name: str) -> None:
     assert left_out
 
 
+def drawn(side: int, seed: int, probability: float = 1.0) -> Mixing | None:
+    return draw_mixing(probability, side, torch.Generator().manual_seed(seed))
+
+
 @given(st.integers(2, 9), st.integers(8, 20), seeds)
 def test_mixing_is_mixup_or_cutmix_in_closed_form(n: int, side: int, seed: int) -> None:
     images = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(n))
-    before = images.clone()
-    mixed, partner, share = mix(images, torch.Generator().manual_seed(seed))
+    kept, mixing = images.clone(), drawn(side, seed)
+    assert mixing is not None
+    mixed, other = mix(images, mixing), before(images)
 
-    assert torch.equal(images, before)
-    assert 0 <= share <= 1
-    assert sorted(partner.tolist()) == list(range(n))
-    other = images[partner]
-    if torch.allclose(mixed, share * images + (1 - share) * other, atol=1e-5):
+    assert torch.equal(images, kept)
+    assert 0 <= mixing.share <= 1
+    if not mixing.cut:
+        torch.testing.assert_close(mixed, mixing.share * images + (1 - mixing.share) * other)
         return
     assert torch.equal(torch.where(mixed == images, images, other), mixed), "each pixel is of one of the two"
-    moved = next((i for i in range(n) if partner[i] != i), None)
-    if moved is not None:
-        taken = (mixed[moved] == other[moved]).all(0)
-        rows, columns = taken.any(1).nonzero().flatten(), taken.any(0).nonzero().flatten()
-        assert len(rows) == len(columns)
-        box = taken[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        assert box.all()
-        assert box.numel() == int(taken.sum()), "one box"
-        assert share == pytest.approx(1 - box.numel() / side**2), "the share is what the box leaves"
+    taken = (mixed == other).all(1)
+    assert (taken == taken[0]).all(), "the same pixels of all images"
+    rows, columns = taken[0].any(1).nonzero().flatten(), taken[0].any(0).nonzero().flatten()
+    assert int(taken[0].sum()) == len(rows) * len(columns), "one box"
+    assert len(rows) == len(columns)
+    assert mixing.share == pytest.approx(1 - len(rows) ** 2 / side**2), "the share is what the box leaves"
+
+
+def test_every_image_is_mixed_with_the_one_before_it() -> None:
+    assert before(torch.arange(4)).tolist() == [3, 0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mixing_reads_its_figures_from_tensors_too(seed: int) -> None:
+    images, mixing = torch.randn(5, 3, 12, 12), drawn(12, seed)
+    assert mixing is not None
+    there = Mixing(mixing.cut, *(torch.tensor(float(v)) for v in (mixing.share, mixing.left, mixing.top, mixing.box)))
+    torch.testing.assert_close(mix(images, there), mix(images, mixing))
+
+
+def test_channels_last_images_stay_so_when_they_are_mixed() -> None:
+    images = torch.randn(4, 3, 10, 10).contiguous(memory_format=torch.channels_last)
+    for seed in range(6):
+        mixing = drawn(10, seed)
+        assert mixing is not None
+        assert mix(images, mixing).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_mixup_and_cutmix_come_half_of_the_time_with_any_share() -> None:
-    images = torch.randn(4, 3, 10, 10, generator=torch.Generator().manual_seed(0))
-    shares, mixups = [], 0
-    for seed in range(600):
-        mixed, partner, share = mix(images, torch.Generator().manual_seed(seed))
-        mixups += torch.allclose(mixed, share * images + (1 - share) * images[partner], atol=1e-5)
-        shares.append(share)
-    assert 240 < mixups < 380, "a few identity permutations look like mixup"
+    every = [mixing for seed in range(600) if (mixing := drawn(10, seed)) is not None]
+    assert len(every) == 600
+    shares = [float(mixing.share) for mixing in every]
+    assert 250 < sum(mixing.cut for mixing in every) < 350
     assert np.mean(shares) == pytest.approx(0.5, abs=0.05)
     assert min(shares) < 0.05
     assert max(shares) > 0.95
 
 
+def test_as_many_batches_are_mixed_as_was_asked_for() -> None:
+    assert sum(drawn(10, seed, 0.3) is not None for seed in range(1000)) == pytest.approx(300, abs=45)
+    assert all(drawn(10, seed, 0.0) is None for seed in range(100))
+
+
 def test_mixing_depends_on_the_generator_alone() -> None:
-    images = torch.randn(8, 3, 10, 10)
-    first = mix(images, torch.Generator().manual_seed(5))
+    first = drawn(10, 5)
     torch.manual_seed(1)
-    again = mix(images, torch.Generator().manual_seed(5))
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1], again[1])
-    assert first[2] == again[2]
+    assert drawn(10, 5) == first
 
 
 def test_the_weight_average_is_the_moving_average_by_hand() -> None:

@@ -207,9 +207,9 @@ def test_a_remedy_is_chosen_where_classes_are_imbalanced() -> None:
     assert "1 times" in balanced.why["imbalance"]
 
 
-def test_more_epochs_augment_more() -> None:
-    levels = [selected({"epochs": epochs, **QUICK}).recipe.augment for epochs in (5, 70, 500)]
-    assert levels == ["light", "medium", "strong"]
+@pytest.mark.parametrize("epochs", [5, 70, 500])
+def test_augmentation_is_light_in_few_epochs_and_in_many(epochs: int) -> None:
+    assert selected({"epochs": epochs, **QUICK}).recipe.augment == "light"
 
 
 def test_the_tutorials_network_is_trained_as_in_the_tutorial() -> None:
@@ -385,7 +385,8 @@ def test_mirror_images_are_tried_where_the_training_has_seen_them_or_it_is_asked
 
 
 @pytest.mark.parametrize(
-    ("network", "epochs", "mixup"), [("cnn-s", 5, 0.3), ("cnn-s", 40, 0.5), ("cnn-s", 70, 0.7), ("keras-blog", 40, 0.0)]
+    ("network", "epochs", "mixup"),
+    [("cnn-s", 5, 0.3), ("cnn-s", 40, 0.5), ("cnn-s", 500, 0.5), ("keras-blog", 40, 0.0)],
 )
 def test_more_is_mixed_in_long_trainings(network: str, epochs: int, mixup: float) -> None:
     assert selected({**QUICK, "network": network, "epochs": epochs}).recipe.mixup == mixup

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from steadylens.config import Recipe, parse
 from steadylens.data.batches import LabelledPixels
@@ -21,7 +20,7 @@ from steadylens.data.images import Preprocessing
 from steadylens.errors import ConfigError
 from steadylens.interruption import Interrupted
 from steadylens.models import build, spec_of
-from steadylens.training import clock, loop, resolution, selection
+from steadylens.training import clock, resolution, selection, steps
 from steadylens.training.challengers import CHANGEABLE, Challenger, challengers_of
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.folds import MOST
@@ -246,15 +245,15 @@ def test_a_challenger_that_needs_too_much_memory_is_out(monkeypatch: pytest.Monk
     def greedy(*arguments: Any, **named: Any) -> list[Challenger]:  # noqa: ANN401
         return [replace(one, recipe=replace(one.recipe, batch_size=61)) for one in challengers_of(*arguments, **named)]
 
-    batch = loop._batch
+    learn = steps.learn
 
-    def short_of_memory(training: Any, positions: NDArray[np.int64], at: Any) -> Any:  # noqa: ANN401
+    def short_of_memory(training: Any, *arguments: Any) -> Any:  # noqa: ANN401
         if training.recipe.batch_size == 61:
             raise MemoryError
-        return batch(training, positions, at)
+        return learn(training, *arguments)
 
     monkeypatch.setattr(selection, "challengers_of", greedy)
-    monkeypatch.setattr(loop, "_batch", short_of_memory)
+    monkeypatch.setattr(steps, "learn", short_of_memory)
     result, _ = chosen()
     assert {trial["became"] for trial in result.trials[1:]} == {
         "failed: There is too little memory for a step of this recipe."

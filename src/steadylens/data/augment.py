@@ -72,14 +72,14 @@ def different_copies(policy: Augmentation, strength: float, side: int) -> float:
     return float(shifts**2 * (2 if policy.flip else 1))
 
 
-def augment(images: Tensor, policy: Augmentation, strength: Tensor, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, policy: Augmentation, strength: Tensor, generator: torch.Generator | None) -> Tensor:
     """Give every image a random change no larger than `policy` times its strength.
 
     Args:
-        images: float, (n, 3, side, side), normalised so that 0 is the mean colour.
+        images: float, (n, 3, side, side), normalised so that 0 is the mean colour; on any device.
         policy: how far an image of strength 1 may be changed.
-        strength: float, (n,); 0 leaves an image as it is up to rounding, mirroring included.
-        generator: the only source of randomness.
+        strength: float, (n,), there too; 0 leaves an image as it is up to rounding, mirroring included.
+        generator: the only source of randomness, there too; None is torch's own of the device.
 
     Returns:
         New images of the same shape, channels last in memory.
@@ -95,21 +95,22 @@ def augment(images: Tensor, policy: Augmentation, strength: Tensor, generator: t
     return images
 
 
-def _symmetric(n: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(n, generator=generator) * 2 - 1
+def _symmetric(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.rand(len(like), generator=generator, device=like.device) * 2 - 1
 
 
-def _move(images: Tensor, policy: Augmentation, strength: Tensor, generator: torch.Generator) -> Tensor:
+def _move(images: Tensor, policy: Augmentation, strength: Tensor, generator: torch.Generator | None) -> Tensor:
     """Mirror, shift, rotate and zoom in one resampling; what comes in over the border is the image reflected."""
-    n, _, _, side = images.shape
-    mirror = torch.where((torch.rand(n, generator=generator) < 0.5) & (strength > 0) & policy.flip, -1.0, 1.0)
+    side = images.shape[-1]
+    heads = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    mirror = torch.where(heads & (strength > 0) & policy.flip, -1.0, 1.0)
     # Shifts are whole pixels: an image that is only shifted or mirrored keeps its pixels to the bit.
-    shift_x = torch.round(_symmetric(n, generator) * policy.shift * strength * side) * 2 / side
-    shift_y = torch.round(_symmetric(n, generator) * policy.shift * strength * side) * 2 / side
+    shift_x = torch.round(_symmetric(strength, generator) * policy.shift * strength * side) * 2 / side
+    shift_y = torch.round(_symmetric(strength, generator) * policy.shift * strength * side) * 2 / side
     if not (policy.rotate or policy.scale):
         return _shift_and_mirror(images, shift_x, shift_y, mirror)
-    angle = _symmetric(n, generator) * strength * math.radians(policy.rotate)
-    zoom = torch.exp(_symmetric(n, generator) * strength * math.log1p(policy.scale))
+    angle = _symmetric(strength, generator) * strength * math.radians(policy.rotate)
+    zoom = torch.exp(_symmetric(strength, generator) * strength * math.log1p(policy.scale))
     grid = _grid(side, zoom * angle.cos(), zoom * angle.sin(), mirror, torch.stack([shift_x, shift_y], 1))
     moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return moved.contiguous(memory_format=torch.channels_last)
@@ -117,7 +118,7 @@ def _move(images: Tensor, policy: Augmentation, strength: Tensor, generator: tor
 
 def _grid(side: int, cosine: Tensor, sine: Tensor, mirror: Tensor, shift: Tensor) -> Tensor:
     """Where each pixel comes from, (n, side, side, 2), for `grid_sample`; by hand, since affine_grid is slow."""
-    steps = (torch.arange(side) + 0.5) * 2 / side - 1
+    steps = (torch.arange(side, device=mirror.device) + 0.5) * 2 / side - 1
     x, y = steps.view(1, 1, side) * mirror.view(-1, 1, 1), steps.view(1, side, 1)
     cosine, sine = cosine.view(-1, 1, 1), sine.view(-1, 1, 1)
     columns = x * cosine - y * sine + shift[:, 0].view(-1, 1, 1)
@@ -126,12 +127,13 @@ def _grid(side: int, cosine: Tensor, sine: Tensor, mirror: Tensor, shift: Tensor
 
 
 def _shift_and_mirror(images: Tensor, shift_x: Tensor, shift_y: Tensor, mirror: Tensor) -> Tensor:
-    n, _, _, side = images.shape
-    steps = torch.arange(side)
+    side, device = images.shape[-1], images.device
+    steps = torch.arange(side, device=device)
     columns = _reflect(steps + torch.round(shift_x * side / 2).long()[:, None], side)
     rows = _reflect(steps + torch.round(shift_y * side / 2).long()[:, None], side)
     columns = torch.where(mirror[:, None] < 0, columns.flip(1), columns)
-    pixels = images.permute(0, 2, 3, 1)[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    which = torch.arange(len(images), device=device)[:, None, None]
+    pixels = images.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
     return pixels.permute(0, 3, 1, 2)
 
 
@@ -141,18 +143,17 @@ def _reflect(position: Tensor, side: int) -> Tensor:
     return torch.minimum(position, 2 * side - 1 - position)
 
 
-def _recolour(images: Tensor, amount: Tensor, generator: torch.Generator) -> Tensor:
-    n = len(images)
-    contrast, saturation, brightness = ((_symmetric(n, generator) * amount).view(n, 1, 1, 1) for _ in range(3))
+def _recolour(images: Tensor, amount: Tensor, generator: torch.Generator | None) -> Tensor:
+    contrast, saturation, brightness = ((_symmetric(amount, generator) * amount).view(-1, 1, 1, 1) for _ in range(3))
     # (grey + (image - grey) * (1 + saturation)) * (1 + contrast) + brightness, with as few passes as it takes
     rest = images.mean(1, keepdim=True) * (-saturation * (1 + contrast)) + brightness
     return (images * ((1 + saturation) * (1 + contrast))).add_(rest)
 
 
-def _cut_out(images: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
+def _cut_out(images: Tensor, share: Tensor, generator: torch.Generator | None) -> Tensor:
     n, _, _, side = images.shape
     half = (share * side / 2).view(n, 1)
-    steps = torch.arange(side) + 0.5
-    x = (steps - torch.rand(n, 1, generator=generator) * side).abs() >= half
-    y = (steps - torch.rand(n, 1, generator=generator) * side).abs() >= half
-    return images.masked_fill_(~(x[:, None, None, :] | y[:, None, :, None]), 0.0)  # they are ours: _move made them
+    steps = torch.arange(side, device=images.device) + 0.5
+    x, y = (steps - (torch.rand(n, 1, generator=generator, device=images.device) * side) for _ in range(2))
+    inside = (x.abs() < half)[:, None, None, :] & (y.abs() < half)[:, None, :, None]
+    return images.masked_fill_(inside, 0.0)  # they are ours: _move made them

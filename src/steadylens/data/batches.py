@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -119,8 +120,8 @@ def step_seed(seed: int, epoch: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, step, _STEP]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def to_input(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Turn stored pixels into a network's input.
+def to_input(pixels: NDArray[np.uint8] | Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Turn stored pixels into a network's input, on the device on which they are.
 
     Args:
         pixels: uint8, (n, side, side, 3).
@@ -130,9 +131,17 @@ def to_input(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[floa
     Returns:
         float32, (n, 3, side, side), channels last in memory.
     """
+    stored = pixels if isinstance(pixels, Tensor) else torch.from_numpy(pixels)
+    scale, offset = _normalisation(mean, std, stored.device)
+    return (stored.float() / scale - offset).permute(0, 3, 1, 2)
+
+
+@cache
+def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What pixels are divided by, and what is taken off then; kept, since copies to a device cannot be recorded."""
     scale = torch.tensor(std, dtype=torch.float32) * 255.0
     offset = torch.tensor(mean, dtype=torch.float32) * 255.0 / scale
-    return (torch.from_numpy(pixels).float() / scale - offset).permute(0, 3, 1, 2)
+    return scale.to(device), offset.to(device)
 
 
 def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""The training loop: forward, loss, backward, step, in plain sight."""
+"""The training loop: epochs of steps (`training.steps`), measured, until the end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from steadylens import interruption
 from steadylens.config import Recipe
-from steadylens.data.augment import augment, base_strength, policy_of
-from steadylens.data.batches import LabelledPixels, batches, epoch_order, step_seed, to_input
+from steadylens.data.augment import base_strength, policy_of
+from steadylens.data.batches import LabelledPixels, batches, epoch_order, to_input
 from steadylens.data.images import Preprocessing
 from steadylens.errors import ResourceError
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
@@ -26,13 +26,17 @@ from steadylens.training.clock import Clock
 from steadylens.training.divergence import LossWatch, cost_of_guessing, what_to_change
 from steadylens.training.early_stopping import BestWeights
 from steadylens.training.gain import tempered_log_loss, tempered_losses
-from steadylens.training.imbalance import balance, objective_of
+from steadylens.training.imbalance import as_tensor, balance, objective_of
 from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
-from steadylens.training.optimizers import Rates, adamw, muon, rate_at, step
+from steadylens.training.optimizers import Rates, adamw, muon, rate_at, set_rate
 from steadylens.training.position import put_back, take
-from steadylens.training.regularize import WeightAverage, mix, regularized, shrink
+from steadylens.training.recorder import Recorder
+from steadylens.training.regularize import WeightAverage
+from steadylens.training.source import Resident, source_of
 from steadylens.training.state import Course, Epoch, Fitted, Step, Training
+from steadylens.training.steps import learn, next_step
 
+_STEPS_A_LOOK = {"cpu": 1, "cuda": 16}  # a GPU would stand still while the processor waits for what it has found
 WHITENED_BY = 1000  # training images whose patches the stem of the cnn family is made for: some millions of patches
 
 
@@ -165,33 +169,25 @@ def train_epoch(
     Returns:
         The mean loss of its steps, and why the training ends with it ("" where it goes on), or "pause".
     """
-    network, recipe, device = training.network, training.recipe, training.device
-    loss_of = objective_of(training.remedy, recipe.label_smoothing, device)
+    network, recipe = training.network, training.recipe
     losses = [] if losses is None else losses
     if clock.epoch_is_over:
         losses.clear()
         clock.begin_epoch(_steps_of(training, clock.epoch + 1))
     network.train()
+    unseen = list[Tensor]()
     for positions in _steps_of(training, clock.epoch)[clock.step :]:
         progress = clock.progress()
-        learning_rate = recipe.learning_rate * rate_at(progress)
-        images, labels, partners, share = _batch(training, positions, clock)
-
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            logits = network(images)
-        loss = loss_of(logits, labels, progress)
-        if share < 1.0:
-            loss = share * loss + (1 - share) * loss_of(logits, partners, progress)
-        training.optimizer.zero_grad()
-        loss.mean().backward()  # type: ignore[no-untyped-call]
-        step(training.optimizer, learning_rate)
-        if recipe.l1:
-            shrink(regularized(network), learning_rate * recipe.l1)
+        set_rate(training.optimizer, recipe.learning_rate * rate_at(progress))
+        unseen.append(next_step(training, positions, clock.epoch, clock.step, progress))
         training.average.update(network)
-
         clock.end_step(len(positions))
-        losses.append(loss.mean().item())
-        training.watch.look(clock.epoch, clock.step, losses[-1])
+        if len(unseen) < _STEPS_A_LOOK[training.device.type] and not clock.epoch_is_over:
+            continue
+        losses += (found := torch.stack(unseen).tolist())
+        unseen.clear()
+        for number, loss in enumerate(found, clock.step - len(found) + 1):
+            training.watch.look(clock.epoch, number, loss)
         training.on_step(Step(clock.epoch, clock.progress(), clock.images_per_second, losses[-1]))
         if clock.out_of_time():
             return float(np.mean(losses)), "budget"
@@ -216,26 +212,31 @@ def begin(
     `good_weights` says where the last good ones are, for the error where the training diverges.
     """
     device = torch.device(recipe.device)
-    if isinstance(network, StagedCNN):
-        seen = train.sample(WHITENED_BY, recipe.seed)[:]
-        network.whiten(to_input(seen, preprocessing.mean, preprocessing.std))
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(network, StagedCNN):
+        seen = torch.from_numpy(train.sample(WHITENED_BY, recipe.seed)[:]).to(device)
+        network.whiten(to_input(seen, preprocessing.mean, preprocessing.std))
     minority = recipe.minority_augment > 0
     strength = base_strength(recipe.augment, flip=recipe.flip, minority_only=minority)
     counts = np.bincount(train.labels, minlength=len(recipe.classes))
     remedy = balance(counts, recipe.imbalance, recipe.minority_augment, strength)
     change = what_to_change(recipe.learning_rate, recipe.l1, recipe.l2, recipe.precision)
+    source = source_of(train, device)
     return Training(
         network=network,
         images=train,
+        source=source,
         recipe=recipe,
         preprocessing=preprocessing,
         remedy=remedy,
+        loss_of=objective_of(remedy, recipe.label_smoothing, device),
         policy=policy_of(recipe.augment, flip=recipe.flip, minority_only=minority),
+        strengths=as_tensor(remedy.strengths, device),
         optimizer=_optimizer(network, recipe, rates),
         average=WeightAverage(network, recipe.averaging),
         watch=LossWatch(cost_of_guessing(remedy), change, good_weights),
         device=device,
+        recorder=Recorder(device) if isinstance(source, Resident) and isinstance(network, StagedCNN) else None,
         on_step=on_step,
     )
 
@@ -277,39 +278,13 @@ def said_what_fits(training: Training) -> Iterator[None]:
 
 def _try_step(training: Training, batch_size: int) -> None:
     """A step with so many images, in a training that has failed."""
-    positions = np.arange(batch_size) % len(training.images)
-    images, labels, *_ = _batch(training, positions, Clock(None, 1))
     training.network.train()
-    with torch.autocast(training.device.type, torch.bfloat16, enabled=training.recipe.precision == "bf16"):
-        logits = training.network(images)
-    torch.nn.functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
-    training.optimizer.step()
+    learn(training, torch.arange(batch_size) % len(training.images), None, 0.0)
 
 
 def _steps_of(training: Training, epoch: int) -> list[NDArray[np.int64]]:
     order = epoch_order(training.images.labels, training.remedy.shares, training.recipe.seed, epoch)
     return batches(order, training.recipe.batch_size)
-
-
-def _batch(training: Training, positions: NDArray[np.int64], clock: Clock) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Augmented images, their labels, the labels of what was mixed into them, and the share of the first.
-
-    All that is random here and in dropout depends on (seed, epoch, step) alone.
-    """
-    recipe = training.recipe
-    seed = step_seed(recipe.seed, clock.epoch, clock.step)
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    pixels, numbers = training.images.take(positions)
-    images = to_input(pixels, training.preprocessing.mean, training.preprocessing.std)
-    strength = torch.from_numpy(training.remedy.strengths.astype(np.float32)[numbers])
-    images = augment(images, training.policy, strength, generator)
-    labels = torch.from_numpy(numbers)
-    partners, share = labels, 1.0
-    if recipe.mixup and float(torch.rand((), generator=generator)) < recipe.mixup:
-        images, partner, share = mix(images, generator)
-        partners = labels[partner]
-    return images.to(training.device), labels.to(training.device), partners.to(training.device), share
 
 
 def measure(
@@ -330,7 +305,7 @@ def measure(
     row = Epoch(
         epoch=clock.epoch,
         seconds=clock.elapsed(),
-        learning_rate=training.optimizer.param_groups[0]["lr"],
+        learning_rate=float(training.optimizer.param_groups[0]["lr"]),
         train_loss=loss,
         train_balanced_accuracy=balanced_accuracy(sample.labels, seen.argmax(1), classes),
         validation_balanced_accuracy=balanced_accuracy(validation.labels, unseen.argmax(1), classes),

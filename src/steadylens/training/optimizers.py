@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from steadylens.training.regularize import regularized
 
-# Muon's rate, in those of AdamW beside it, its momentum and the steps of its iteration: better than five times the rate
-# with twice the batch in a short trial on long-tailed CIFAR-10 (docs/benchmarks.md), and otherwise as usual.
-MUON_RATE, MUON_MOMENTUM, NEWTON_SCHULZ_STEPS = 10.0, 0.9, 3
+# Muon's rate, in those of AdamW beside it, its momentum and the steps of its iteration. The rate is the best of a few
+# together with the decay, on long-tailed CIFAR-10 and on 500 and 2,000 of its images (docs/benchmarks.md).
+MUON_RATE, MUON_MOMENTUM, NEWTON_SCHULZ_STEPS = 25.0, 0.9, 3
 COLOURS = 3  # a first layer has no directions to balance
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steepest at 0, and near 1 from there on
 
@@ -36,7 +36,14 @@ def adamw(network: nn.Module, learning_rate: float, l2: float, rates: Rates | No
         trained = [p for p in parameters if p.requires_grad]
         groups.append({"params": [p for p in trained if id(p) in decayed], "weight_decay": l2, "rate": rate})
         groups.append({"params": [p for p in trained if id(p) not in decayed], "weight_decay": 0.0, "rate": rate})
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, 0.99), fused=True)
+    groups = [{**group, "lr": _settable(learning_rate, group["params"][0])} for group in groups if group["params"]]
+    on_gpu = any(parameter.is_cuda for parameter in network.parameters())
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), fused=True, capturable=on_gpu)
+
+
+def _settable(learning_rate: float, parameter: Tensor) -> float | Tensor:
+    """A learning rate that can be changed: on a GPU it lies there, for a step that is recorded reads it there."""
+    return torch.tensor(learning_rate, device=parameter.device) if parameter.is_cuda else learning_rate
 
 
 class Muon(torch.optim.Optimizer):
@@ -51,7 +58,8 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         """`l2` is the decay, times the rate of `rest`: one figure means the same for all weights."""
         self._half = half
-        super().__init__(matrices, {"lr": learning_rate, "rate": MUON_RATE, "weight_decay": l2 / MUON_RATE})
+        rate = _settable(learning_rate, matrices[0])
+        super().__init__(matrices, {"lr": rate, "rate": MUON_RATE, "weight_decay": l2 / MUON_RATE})
         self._own, self._rest = self.param_groups[0], rest
         self.param_groups += rest.param_groups
         self.state = rest.state
@@ -63,13 +71,15 @@ class Muon(torch.optim.Optimizer):
         for parameter in self._own["params"]:
             if parameter.grad is None:
                 continue
-            momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+            if parameter not in self.state:
+                self.state[parameter] = {"momentum": torch.zeros_like(parameter)}
+            momentum = self.state[parameter]["momentum"]
             momentum.mul_(MUON_MOMENTUM).add_(parameter.grad)
             ahead = parameter.grad.add(momentum, alpha=MUON_MOMENTUM)  # as Nesterov's
             matrix = ahead.reshape(len(ahead), -1)
             update = orthogonal(matrix.bfloat16() if self._half else matrix).float()
             parameter.mul_(1 - self._own["lr"] * self._own["weight_decay"])
-            parameter.add_(update.view(parameter.shape), alpha=-self._own["lr"])
+            parameter.sub_(update.view(parameter.shape) * self._own["lr"])
         self._rest.step()
 
 
@@ -117,8 +127,11 @@ def rate_at(progress: float, warm_up: float = 0.15) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warm_up) / (1 - warm_up))))
 
 
-def step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Take one step at the given learning rate, times the factor of each group."""
+def set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Take the next steps at the given learning rate, times the factor of each group."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group["rate"]
-    optimizer.step()
+        rate = learning_rate * group["rate"]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate

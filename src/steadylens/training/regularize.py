@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ def regularized(network: nn.Module) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def shrink(parameters: list[nn.Parameter], amount: float) -> None:
+def shrink(parameters: list[nn.Parameter], amount: float | Tensor) -> None:
     """Move every weight towards 0 by `amount`, and no further: one proximal step for an L1 penalty.
 
     Soft thresholding after the optimizer's step (Parikh & Boyd 2014, section 6.5.2) is to L1 what decoupled decay is
@@ -28,28 +29,62 @@ def shrink(parameters: list[nn.Parameter], amount: float) -> None:
         parameter.copy_(torch.sign(parameter) * (parameter.abs() - amount).clamp_(min=0))
 
 
-def mix(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
-    """Mix a batch with itself, by mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019), each half of the time.
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """How a batch is mixed with itself: each image with the one before it, which is any other, for batches are drawn.
 
-    The share of the first image is uniform, which is Beta(1, 1) in both papers.
+    By mixup (Zhang et al. 2018) or by CutMix (Yun et al. 2019). The figures may be tensors without dimensions, on the
+    images' device.
+
+    Attributes:
+        cut: whether by CutMix.
+        share: that each image keeps, of its pixels' values or of its area.
+        left: where the square begins that is taken from the other image, in pixels; the others too.
+        top: the same, from above.
+        box: its side.
+    """
+
+    cut: bool
+    share: float | Tensor
+    left: float | Tensor = 0
+    top: float | Tensor = 0
+    box: float | Tensor = 0
+
+
+def draw_mixing(probability: float, side: int, generator: torch.Generator) -> Mixing | None:
+    """Draw whether and how a batch is mixed: by either way half of the time.
+
+    The share of each image is uniform, which is Beta(1, 1) in both papers.
 
     Args:
-        images: (n, 3, side, side).
+        probability: that it is.
+        side: of the images, in pixels.
         generator: the only source of randomness.
-
-    Returns:
-        The mixed images; (n,) the position in the batch of what was mixed into each; the share left of the first.
     """
-    share, which, x, y = torch.rand(4, generator=generator).tolist()
-    partner = torch.randperm(len(images), generator=generator)
+    chance, which, share, x, y = torch.rand(5, generator=generator).tolist()
+    if chance >= probability:
+        return None
     if which < 0.5:
-        return images * share + images[partner] * (1 - share), partner, share
-    side = images.shape[-1]
+        return Mixing(cut=False, share=share)
     box = round(side * (1 - share) ** 0.5)
     left, top = round(x * (side - box)), round(y * (side - box))
-    mixed = images.clone()
-    mixed[:, :, top : top + box, left : left + box] = images[partner, :, top : top + box, left : left + box]
-    return mixed, partner, 1 - (box / side) ** 2
+    return Mixing(cut=True, share=1 - (box / side) ** 2, left=left, top=top, box=box)
+
+
+def mix(images: Tensor, mixing: Mixing) -> Tensor:
+    """Mix a batch with itself; the images, (n, 3, side, side), stay as they are."""
+    other = before(images)
+    if not mixing.cut:
+        return images * mixing.share + other * (1 - mixing.share)
+    steps = torch.arange(images.shape[-1], device=images.device)
+    rows = (steps >= mixing.top) & (steps < mixing.top + mixing.box)
+    columns = (steps >= mixing.left) & (steps < mixing.left + mixing.box)
+    return torch.where(rows[:, None] & columns, other, images)
+
+
+def before(batch: Tensor) -> Tensor:
+    """For each of a batch the one before it; for the first the last."""
+    return torch.cat([batch[-1:], batch[:-1]])
 
 
 class WeightAverage:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from steadylens.config import Recipe
 from steadylens.data.augment import Augmentation
@@ -20,6 +20,7 @@ from steadylens.training.divergence import LossWatch
 from steadylens.training.early_stopping import BestWeights
 from steadylens.training.gain import tempered_log_loss
 from steadylens.training.imbalance import Balance
+from steadylens.training.recorder import Recorder
 from steadylens.training.regularize import WeightAverage
 
 
@@ -128,18 +129,40 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What stays the same from the first step of a training to the last."""
+    """What stays the same from the first step of a training to the last.
+
+    Attributes:
+        network: that is trained, on the device.
+        images: to learn from.
+        source: gives pixels, uint8 (n, side, side, 3), and labels (n,) at some positions of them, on the device.
+        recipe: what to do.
+        preprocessing: how pixels become input.
+        remedy: for imbalance.
+        loss_of: the loss of each image, see `imbalance.objective_of`.
+        policy: of augmentation, for an image of strength 1.
+        strengths: (classes,) of augmentation, on the device.
+        optimizer: of the network.
+        average: of its weights.
+        watch: looks at the losses.
+        device: where all this is done.
+        recorder: of steps, on a GPU; None where each is done as it is written.
+        on_step: told after steps.
+    """
 
     network: nn.Module
     images: LabelledPixels
+    source: Callable[[Tensor], tuple[Tensor, Tensor]]
     recipe: Recipe
     preprocessing: Preprocessing
     remedy: Balance
+    loss_of: Callable[[Tensor, Tensor, float], Tensor]
     policy: Augmentation
+    strengths: Tensor
     optimizer: torch.optim.Optimizer
     average: WeightAverage
     watch: LossWatch
     device: torch.device
+    recorder: Recorder | None
     on_step: Callable[[Step], None]
 
 
