@@ -41,10 +41,10 @@ SPACE: dict[str, list[str]] = {
     "augment": ["light", "medium", "strong"],
     "mixup": ["0", "0.3", "0.5", "0.7"],
     "dropout": ["0", "0.2", "0.5"],
-    "l2": ["0.025", "0.05", "0.1"],
+    "l2": ["0.5", "1", "2"],
     "minority-augment": ["off", "0.25", "0.5"],
 }
-MIDDLE = {"dropout": "0.2", "l2": "0.05", "minority-augment": "off"}
+MIDDLE = {"dropout": "0.2", "l2": "1", "minority-augment": "off"}
 FIXED: dict[str, dict[str, str]] = {
     "tutorial": {
         "network": "keras-blog", "imbalance": "class-weights", "minority-augment": "0.5", "augment": "off",

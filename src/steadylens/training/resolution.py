@@ -25,6 +25,8 @@ from steadylens.models.pretrained import Backbone, Pretrained
 from steadylens.training.finetune import FEWEST_TO_JUDGE, thaw
 from steadylens.training.flips import choose_flip
 from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
+from steadylens.training.optimizers import adamw, muon
+from steadylens.training.recorder import recorded
 
 FAMILY = ("cnn-s", "cnn-m", "cnn-l", "cnn-xl")
 # A larger network is taken only where the budget allows it so many passes and so many steps: below, the smaller ones
@@ -32,13 +34,12 @@ FAMILY = ("cnn-s", "cnn-m", "cnn-l", "cnn-xl")
 FEWEST_EPOCHS = 60
 FEWEST_STEPS = 2500
 FEW_EPOCHS = 20  # in fewer, much mixing costs more than it gains; at 24 there was no difference
-SOME_EPOCHS = 60  # in fewer, more than shifts and half of the batches mixed keeps a small network from learning
 # A network that has gone through its training images so often gains little from more, and several networks together
 # gain much (docs/benchmarks.md); each of them costs as much again in use.
 EPOCHS_A_MEMBER, MOST_MEMBERS = 30, 4
 FEWEST_EPOCHS_TUNED = 0.75  # of fine-tuning: in less, the schedule is over before anything has moved
 DEFAULT_BUDGET_S = 600.0
-_BATCH, _BATCH_TUNED = 64, 32
+_BATCHES, _BATCH_TUNED = {"cpu": 64, "cuda": 128}, 32
 _AS_WEIGHTS = {True: "belongs to the pretrained weights", False: "trained from scratch"}
 
 
@@ -121,13 +122,13 @@ def resolve(
         config.flip, config.augment, config.minority_augment not in {0.0, "auto"}, train, validation
     )
     values["mirror"], why["mirror"] = _mirror(config.mirror, speed.network, flip=values["flip"])
-    values["members"], why["members"] = _members(config, speed, len(train), seconds)
+    values["members"], why["members"] = _members(config, speed, len(train), device, seconds)
     counts, epochs = np.bincount(train.labels, minlength=len(classes)), speed.epochs / values["members"]
     if backbone is not None:
         values["transfer"], why["transfer"], epochs = _transfer(config, speed, counts, len(validation), seconds)
     values["optimizer"], why["optimizer"] = _optimizer(speed.network)
     values["stopping"], why["stopping"] = _stopping(config)
-    rules = _rules(speed.network, counts, epochs, seconds)
+    rules = _rules(speed.network, counts, epochs, device, seconds)
     for name, (value, reason) in rules.items():
         asked = getattr(config, name)
         values[name], why[name] = (asked, "given") if asked != "auto" else (value, reason)
@@ -169,7 +170,7 @@ def _mirror(asked: str, network: str, *, flip: bool) -> tuple[str, str]:
     return "if-better", "where the validation images show that it is better"
 
 
-def _members(config: Config, speed: _Speed, images: int, seconds: float | None) -> tuple[int, str]:
+def _members(config: Config, speed: _Speed, images: int, device: str, seconds: float | None) -> tuple[int, str]:
     """How many networks answer together, and why."""
     if config.members != "auto":
         return config.members, "given"
@@ -179,7 +180,7 @@ def _members(config: Config, speed: _Speed, images: int, seconds: float | None) 
         return 1, "the number of epochs is given"
     if config.refit:
         return 1, "the network is to be trained again on more images"
-    most = min(speed.epochs / EPOCHS_A_MEMBER, speed.epochs * images / _BATCH / FEWEST_STEPS)
+    most = min(speed.epochs / EPOCHS_A_MEMBER, speed.epochs * images / _BATCHES[device] / FEWEST_STEPS)
     members = int(min(MOST_MEMBERS, max(1.0, most)))
     if members == 1:
         return 1, f"there is time for {speed.epochs:.0f} epochs, and one network makes the most of them"
@@ -212,29 +213,33 @@ def _transfer(
     return "fine-tune", f"about {epochs:.0f} epochs; kept only where validation shows that it is better", epochs
 
 
-def _rules(network: str, counts: NDArray[np.int64], epochs: float, seconds: float | None) -> dict[str, tuple[Any, str]]:
+def _rules(
+    network: str, counts: NDArray[np.int64], epochs: float, device: str, seconds: float | None
+) -> dict[str, tuple[Any, str]]:
     """What "auto" comes to for the fields that follow from a rule: value and reason."""
     if network.startswith(TIMM):
         return _rules_for_backbones(counts, epochs)
     factor, blog = counts.max() / counts.min(), network == "keras-blog"
     many = f"about {epochs:.0f} epochs fit" if seconds is not None else f"{epochs:.0f} epochs"
-    level = "light" if epochs < SOME_EPOCHS else "medium" if epochs < 100 else "strong"
     patience = max(5, math.ceil(epochs / 2))  # the last half of a schedule, at low rates, is where most is gained
-    mixed = 0.0 if blog else 0.3 if epochs < FEW_EPOCHS else 0.5 if epochs < SOME_EPOCHS else 0.7
+    mixed = 0.0 if blog else 0.3 if epochs < FEW_EPOCHS else 0.5
     remedy = "logit-adjust" if factor >= 1.5 else "none"
     return {
         "depth": (DEFAULT_DEPTH[network], f"{network} as published"),
         "imbalance": (remedy, f"the largest class has {factor:.3g} times the images of the smallest"),
         "minority_augment": (0.0, "the remedy for imbalance is the one above; this one is added when asked for"),
-        "augment": (level, many),
-        "l2": (1e-4 if blog else 0.05, "usual for such networks"),
+        "augment": ("light", "the best in short trials, in few epochs and in many, of few images and of many"),
+        "l2": (
+            1e-4 if blog else 1.0,
+            "usual for such networks" if blog else "the best in short trials: it keeps the steps of the weights large",
+        ),
         "dropout": (0.5 if blog else 0.0, "as in the tutorial" if blog else "mixing regularises more"),
         "label_smoothing": (0.0, "mixing already softens the targets" if mixed else "the tutorial has none"),
         "mixup": (mixed, "the tutorial has none" if blog else f"the best in short trials, where {many}"),
         "early_stopping": (patience, "half of the epochs, and at least 5"),
         "batch_size": (
-            128 if blog else _BATCH,
-            "twice the tutorial's" if blog else "the best of 64, 128 and 256 in short trials",
+            128 if blog else _BATCHES[device],
+            "twice the tutorial's" if blog else "as good as any in short trials, and fast on this device",
         ),
         "learning_rate": (
             1e-3 if blog else 2e-3,
@@ -298,7 +303,7 @@ def _network(
         rate, prediction = measure_speed(spec, train, preprocessing, device, precision)
         epochs = math.inf if seconds is None else seconds * rate / len(train)
         epochs = min(epochs, config.epochs or math.inf)
-        steps = epochs * len(train) / _BATCH
+        steps = epochs * len(train) / _BATCHES[device]
         if name != candidates[0] and (epochs < FEWEST_EPOCHS or steps < FEWEST_STEPS):
             break
         reason = f"{rate:,.0f} images/s: about {epochs:.0f} epochs in the time there is"
@@ -314,12 +319,12 @@ def _network(
 def measure_speed(
     spec: NetworkSpec, train: LabelledPixels, preprocessing: Preprocessing, device: str, precision: str
 ) -> tuple[float, float]:
-    """Time a few steps: training images a second, and seconds an image in float32 prediction.
+    """Time a few steps, as they will be done: training images a second, and seconds an image in float32 prediction.
 
     Raises:
         ResourceError: there is too little memory for the smallest batch.
     """
-    size = min(64 if spec.image_size <= 64 else _BATCH_TUNED, len(train))
+    size = min(_BATCHES[device] if spec.image_size <= 64 else _BATCH_TUNED, len(train))
     timed = partial(_timed, spec, train, preprocessing, device, precision)
     try:
         return timed(size)
@@ -343,12 +348,16 @@ def _timed(
     pixels, labels = train.take(np.arange(size))
     images = to_input(pixels, preprocessing.mean, preprocessing.std).to(device)
     targets = torch.from_numpy(labels).to(device)
+    optimizer = muon(network, 0.0, 0.0, half=precision == "bf16") if spec.name in FAMILY else adamw(network, 0.0, 0.0)
 
     def step() -> None:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             logits = network(images)
         torch.nn.functional.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
 
+    if device == "cuda" and spec.name in FAMILY:
+        step = recorded(step)
     few = images[: suitable_batch(spec.image_size, torch.device(device))]
 
     def predict() -> None:
