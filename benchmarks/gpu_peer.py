@@ -29,16 +29,16 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(n, out, 3, padding=1, bias=False) for n in (channels, out))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(out, momentum=0.4, eps=1e-12) for _ in range(2))
-        for conv, norm in zip(self.convs, self.norms, strict=True):
+        self.first, self.second = (nn.Conv2d(n, out, 3, padding=1, bias=False) for n in (channels, out))
+        self.norm, self.last_norm = (nn.BatchNorm2d(out, momentum=0.4, eps=1e-12) for _ in range(2))
+        for conv, norm in ((self.first, self.norm), (self.second, self.last_norm)):
             nn.init.dirac_(conv.weight.data[: conv.weight.shape[1]])
             norm.weight.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, h, w) to (n, out, h // 2, w // 2)."""
-        x = F.gelu(self.norms[0](F.max_pool2d(self.convs[0](x), 2)))
-        return F.gelu(self.norms[1](self.convs[1](x)))
+        x = F.gelu(self.norm(F.max_pool2d(self.first(x), 2)))
+        return F.gelu(self.last_norm(self.second(x)))
 
 
 class Network(nn.Module):
@@ -76,7 +76,7 @@ def airbench(
     pixels, labels, unseen = (torch.from_numpy(part).cuda() for part in (train[:], train.labels, test[:]))
     torch.cuda.synchronize()
     start = time.perf_counter()
-    network = Network(int(train.labels.max()) + 1).cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = Network(int(train.labels.max()) + 1).cuda().to(memory_format=torch.channels_last)
     network.stem.whiten(to_input(pixels[:5000], frame.mean, frame.std))
     weights = [p for p in network.parameters() if p.ndim == 4 and p.requires_grad]
     biases = [p for p in network.parameters() if p.ndim == 1 and p.requires_grad]
@@ -85,7 +85,7 @@ def airbench(
     momenta, steps = [torch.zeros_like(p) for p in weights], len(labels) // BATCH
     policy, ones = policy_of("light", flip=True, minority_only=False), torch.ones(BATCH, device="cuda")
     for epoch in range(epochs):
-        for number, some in enumerate(torch.randperm(len(labels), device="cuda")[: steps * BATCH].split(BATCH)):
+        for number, some in enumerate(torch.randperm(len(labels), device="cuda")[: steps * BATCH].view(steps, BATCH)):
             left = 1 - (epoch * steps + number) / (epochs * steps)
             images = augment(to_input(pixels[some], frame.mean, frame.std), policy, ones, None)
             with torch.autocast("cuda", torch.bfloat16):
@@ -100,7 +100,7 @@ def airbench(
     network.eval()
     found = []
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
-        for piece in unseen.split(BATCH):
+        for piece in torch.tensor_split(unseen, -(-len(unseen) // BATCH)):
             images = to_input(piece, frame.mean, frame.std)
             found.append((network(images) + network(images.flip(3))).argmax(1))
     answer = torch.cat(found).cpu().numpy()

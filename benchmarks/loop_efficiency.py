@@ -31,7 +31,7 @@ from steadylens.data.store import decode
 from steadylens.models import build, spec_of
 from steadylens.training import loop
 from steadylens.training.clock import Clock
-from steadylens.training.regularize import mix
+from steadylens.training.regularize import Mixing, mix
 from steadylens.training.resolution import resolve
 from steadylens.training.state import Training
 
@@ -81,11 +81,12 @@ def pieces(training: Training) -> dict[str, float]:
     images = to_input(pixels, frame.mean, frame.std)
     strength = torch.from_numpy(training.remedy.strengths.astype(np.float32)[numbers])
     generator = torch.Generator().manual_seed(0)
+    mixing = Mixing(cut=True, share=0.75, left=4, top=4, box=recipe.image_size // 2)
     return {
         "gather": milliseconds(lambda: training.images.take(positions)),
         "normalise": milliseconds(lambda: to_input(pixels, frame.mean, frame.std)),
         "augment": milliseconds(lambda: augment(images, training.policy, strength, generator)),
-        "mix": recipe.mixup * milliseconds(lambda: mix(images, generator)),
+        "mix": recipe.mixup * milliseconds(lambda: mix(images, mixing)),
         "average": milliseconds(lambda: training.average.update(training.network)),
     }
 

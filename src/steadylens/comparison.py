@@ -37,8 +37,9 @@ from steadylens.training.diagnosis import diagnose
 from steadylens.training.ensembling import fit_members
 from steadylens.training.finetune import adapt
 from steadylens.training.mirroring import mirror
-from steadylens.training.resolution import choose_device, choose_precision
+from steadylens.training.resolution import choose_device
 from steadylens.training.selection import Selection, select
+from steadylens.training.speed import choose_precision
 from steadylens.training.state import Fitted, Step
 from steadylens.training.strategies import AUTO, NETWORK, Strategy, choose_strategies, config_of
 

@@ -12,7 +12,8 @@ import torch
 from steadylens import __version__
 from steadylens.data.store import cache_folder
 from steadylens.report.contents import environment
-from steadylens.training.resolution import choose_device, choose_precision
+from steadylens.training.resolution import choose_device
+from steadylens.training.speed import choose_precision
 
 _LITTLE_MEMORY_GB = 4
 _LITTLE_DISK_GB = 5

@@ -30,7 +30,6 @@ from steadylens.training.resolution import (
     Resolution,
     choose_device,
     choose_image_size,
-    choose_precision,
     resolve,
 )
 
@@ -110,13 +109,6 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert choose_device("auto")[0] == "cuda"
     assert choose_device("cuda") == ("cuda", "given")
     assert choose_device("cpu") == ("cpu", "given")
-
-
-def test_precision_is_given_or_one_of_two_with_the_figure() -> None:
-    assert choose_precision("bf16", "cpu") == ("bf16", "given")
-    chosen, why = choose_precision("auto", "cpu")
-    assert chosen in ("fp32", "bf16")
-    assert "times as long" in why
 
 
 @pytest.mark.parametrize(
@@ -340,23 +332,6 @@ def test_why_there_is_no_backbone_is_said() -> None:
     result = resolve(config, CLASSES, train, validation, preprocessing, "", seconds=None, reasons=reasons)
     assert result.why["network"].startswith("none was at hand. From scratch: the smallest of the family")
     assert result.recipe.transfer == "none"
-
-
-def test_where_memory_is_short_speed_is_measured_on_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed, sizes = resolution._timed, list[int]()
-
-    def greedy(*arguments: Any) -> tuple[float, float]:  # noqa: ANN401
-        sizes.append(arguments[-1])
-        if arguments[-1] > 20:
-            raise MemoryError
-        return timed(*arguments)
-
-    monkeypatch.setattr(resolution, "_timed", greedy)
-    assert selected({**QUICK, "network": "cnn-s"}, seconds=60.0).seconds_per_image > 0
-    assert sizes == [64, 32, 16, 16]
-    monkeypatch.setattr(resolution, "_timed", lambda *_: (_ for _ in ()).throw(MemoryError()))
-    with pytest.raises(ResourceError, match="and for the smallest batch too"):
-        selected({**QUICK, "network": "cnn-s"}, seconds=60.0)
 
 
 @pytest.mark.parametrize(("network", "optimizer"), [("cnn-s", "muon"), ("cnn-xl", "muon"), ("keras-blog", "adamw")])

@@ -22,7 +22,7 @@ from steadylens.models import NetworkSpec, build, hub, pretrained
 from steadylens.models.inference import suitable_batch
 from steadylens.models.pretrained import Pretrained
 from steadylens.training.finetune import STEP_COST
-from steadylens.training.resolution import choose_precision
+from steadylens.training.speed import choose_precision
 
 
 @dataclass(frozen=True)

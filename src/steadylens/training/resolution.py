@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import time
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,17 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from steadylens.config import TIMM, Config, Recipe
-from steadylens.data.batches import LabelledPixels, to_input
+from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
 from steadylens.errors import ResourceError
-from steadylens.models import DEFAULT_DEPTH, NetworkSpec, build
-from steadylens.models.inference import suitable_batch
-from steadylens.models.pretrained import Backbone, Pretrained
-from steadylens.training.finetune import FEWEST_TO_JUDGE, thaw
+from steadylens.models import DEFAULT_DEPTH, NetworkSpec
+from steadylens.models.pretrained import Pretrained
+from steadylens.training.finetune import FEWEST_TO_JUDGE
 from steadylens.training.flips import choose_flip
-from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
-from steadylens.training.optimizers import adamw, muon
-from steadylens.training.recorder import recorded
+from steadylens.training.speed import BATCH_TUNED, BATCHES, choose_precision, measure_speed
 
 FAMILY = ("cnn-s", "cnn-m", "cnn-l", "cnn-xl")
 # A larger network is taken only where the budget allows it so many passes and so many steps: below, the smaller ones
@@ -39,7 +33,6 @@ FEW_EPOCHS = 20  # in fewer, much mixing costs more than it gains; at 24 there w
 EPOCHS_A_MEMBER, MOST_MEMBERS = 30, 4
 FEWEST_EPOCHS_TUNED = 0.75  # of fine-tuning: in less, the schedule is over before anything has moved
 DEFAULT_BUDGET_S = 600.0
-_BATCHES, _BATCH_TUNED = {"cpu": 64, "cuda": 128}, 32
 _AS_WEIGHTS = {True: "belongs to the pretrained weights", False: "trained from scratch"}
 
 
@@ -180,7 +173,7 @@ def _members(config: Config, speed: _Speed, images: int, device: str, seconds: f
         return 1, "the number of epochs is given"
     if config.refit:
         return 1, "the network is to be trained again on more images"
-    most = min(speed.epochs / EPOCHS_A_MEMBER, speed.epochs * images / _BATCHES[device] / FEWEST_STEPS)
+    most = min(speed.epochs / EPOCHS_A_MEMBER, speed.epochs * images / BATCHES[device] / FEWEST_STEPS)
     members = int(min(MOST_MEMBERS, max(1.0, most)))
     if members == 1:
         return 1, f"there is time for {speed.epochs:.0f} epochs, and one network makes the most of them"
@@ -238,7 +231,7 @@ def _rules(
         "mixup": (mixed, "the tutorial has none" if blog else f"the best in short trials, where {many}"),
         "early_stopping": (patience, "half of the epochs, and at least 5"),
         "batch_size": (
-            128 if blog else _BATCHES[device],
+            128 if blog else BATCHES[device],
             "twice the tutorial's" if blog else "as good as any in short trials, and fast on this device",
         ),
         "learning_rate": (
@@ -265,7 +258,7 @@ def _rules_for_backbones(counts: NDArray[np.int64], epochs: float) -> dict[str, 
         "label_smoothing": (0.0, "the probabilities are calibrated afterwards"),
         "mixup": (0.0, "in few epochs it costs more than it gains"),
         "early_stopping": (patience, "half of the epochs, and at least 5"),
-        "batch_size": (_BATCH_TUNED, usual),
+        "batch_size": (BATCH_TUNED, usual),
         "learning_rate": (5e-4, f"{usual}; lower for each stage below the last layer"),
     }
 
@@ -303,7 +296,7 @@ def _network(
         rate, prediction = measure_speed(spec, train, preprocessing, device, precision)
         epochs = math.inf if seconds is None else seconds * rate / len(train)
         epochs = min(epochs, config.epochs or math.inf)
-        steps = epochs * len(train) / _BATCHES[device]
+        steps = epochs * len(train) / BATCHES[device]
         if name != candidates[0] and (epochs < FEWEST_EPOCHS or steps < FEWEST_STEPS):
             break
         reason = f"{rate:,.0f} images/s: about {epochs:.0f} epochs in the time there is"
@@ -314,95 +307,3 @@ def _network(
         reason = "the smallest of the family, since no budget was given to fit a larger one into"
         chosen = replace(chosen, reason=reason)
     return chosen
-
-
-def measure_speed(
-    spec: NetworkSpec, train: LabelledPixels, preprocessing: Preprocessing, device: str, precision: str
-) -> tuple[float, float]:
-    """Time a few steps, as they will be done: training images a second, and seconds an image in float32 prediction.
-
-    Raises:
-        ResourceError: there is too little memory for the smallest batch.
-    """
-    size = min(_BATCHES[device] if spec.image_size <= 64 else _BATCH_TUNED, len(train))
-    timed = partial(_timed, spec, train, preprocessing, device, precision)
-    try:
-        return timed(size)
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        traceback.clear_frames(error.__traceback__)  # with them live the tensors that did not fit
-    fits = largest_batch_that_fits(timed, size)
-    if not fits:
-        raise ResourceError(advice(size, fits))
-    return timed(fits)
-
-
-def _timed(
-    spec: NetworkSpec, train: LabelledPixels, preprocessing: Preprocessing, device: str, precision: str, size: int
-) -> tuple[float, float]:
-    torch.manual_seed(0)
-    network = build(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if isinstance(network, Backbone):
-        thaw(network)
-    pixels, labels = train.take(np.arange(size))
-    images = to_input(pixels, preprocessing.mean, preprocessing.std).to(device)
-    targets = torch.from_numpy(labels).to(device)
-    optimizer = muon(network, 0.0, 0.0, half=precision == "bf16") if spec.name in FAMILY else adamw(network, 0.0, 0.0)
-
-    def step() -> None:
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = network(images)
-        torch.nn.functional.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    if device == "cuda" and spec.name in FAMILY:
-        step = recorded(step)
-    few = images[: suitable_batch(spec.image_size, torch.device(device))]
-
-    def predict() -> None:
-        with torch.inference_mode():
-            network.eval()(few)
-
-    return len(images) / _time(step, device), _time(predict, device) / len(few)
-
-
-def _time(
-    call: Callable[[], object], device: str, most: int = 3, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """Seconds of one call, the first left out: the fastest of at most so many, of fewer where they are slow."""
-    best = math.inf
-    call()
-    for _ in range(most):
-        begin = clock()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, clock() - begin)
-        if best > 0.5:
-            break
-    return best
-
-
-def choose_precision(asked: str, device: str) -> tuple[str, str]:
-    """fp32 or bf16, by timing one convolution of fixed shape in both, forward and backward.
-
-    On a processor, time is counted of one thread while it runs, so that other programs do not change the answer.
-    """
-    if asked != "auto":
-        return asked, "given"
-    convolution = torch.nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)
-    images = torch.ones(64, 64, 16, 16, device=device).to(memory_format=torch.channels_last)
-
-    def step(enabled: bool) -> None:
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled):
-            convolution(images).sum().backward()
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    full, half = (_time(partial(step, enabled), device, 10, clock) for enabled in (False, True))
-    torch.set_num_threads(threads)
-    # 1.2 and not 1: the casts around each layer cost something, and a close race must not flip between two runs.
-    chosen = "bf16" if half * 1.2 < full else "fp32"
-    return chosen, f"a convolution takes {half / full:.2f} times as long in bf16 as in fp32"

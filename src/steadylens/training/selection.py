@@ -30,7 +30,8 @@ from steadylens.training.challengers import CHANGEABLE, Challenger, Look, challe
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.folds import Fold, folds_of
 from steadylens.training.gain import Gain, gain_of
-from steadylens.training.resolution import Resolution, measure_speed, resolve
+from steadylens.training.resolution import Resolution, resolve
+from steadylens.training.speed import measure_speed
 from steadylens.training.state import Step
 from steadylens.training.trial import Standing, Trials
 
