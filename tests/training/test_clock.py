@@ -159,3 +159,15 @@ def test_images_a_second_leave_measurements_out(wall: Time) -> None:
         wall.now += 50
     assert clock.images_per_second == pytest.approx(50)
     assert clock.elapsed() == pytest.approx(52)
+
+
+def test_progress_never_falls_where_a_measurement_took_less_than_the_one_before(wall: Time) -> None:
+    clock, seen = Clock(100.0, None), list[float]()
+    for taken in (20.0, 1.0, 0.0):
+        run_epoch(clock)
+        with clock.measuring():
+            wall.now += taken
+        seen.append(clock.progress())
+    assert seen == [20 / 80] * 3, "by the clock alone it would have fallen to 21 / 99"
+    wall.now += 70
+    assert clock.progress() == pytest.approx(91 / 100)

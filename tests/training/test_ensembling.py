@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -104,8 +103,7 @@ def test_the_time_is_shared_out_among_them() -> None:
     found = together(replace(RECIPE, epochs=None), seconds=3.0, on_step=steps.append)
     assert 2.5 < time.perf_counter() - begin < 4.5
     assert all(0.3 < member.seconds < 1.7 for member in found.members)
-    falls = [before.progress - after.progress for before, after in itertools.pairwise(steps)]
-    assert max(falls) < 0.02, "it may fall where a measurement took less time than was set aside for it, and no more"
+    assert [step.progress for step in steps] == sorted(step.progress for step in steps)
     assert steps[-1].progress > 0.9
 
 

@@ -32,6 +32,7 @@ class Clock:
         self._start = time.perf_counter()
         self._last_measurement = self._all_measurements = 0.0
         self._measured_at = 0.0
+        self._furthest = 0.0
 
     def begin_epoch(self, steps: Sized) -> None:
         """Enter the next epoch, which has these steps."""
@@ -52,12 +53,16 @@ class Clock:
         return time.perf_counter() - self._start
 
     def progress(self) -> float:
-        """The share of the training that is over, 1 at its end; time for a last measurement is set aside."""
+        """The share of the training that is over, 1 at its end; time for a last measurement is set aside.
+
+        It never falls, even where a measurement took less time than the one before it.
+        """
         by_epochs = (self.epoch - 1 + self.step / max(1, self._steps)) / self.epochs if self.epochs else 0.0
         if self.seconds is None:
             return by_epochs
         left = self.seconds - self._last_measurement
-        return max(by_epochs, self.elapsed() / left if left > 0 else 1.0)
+        self._furthest = max(self._furthest, by_epochs, self.elapsed() / left if left > 0 else 1.0)
+        return self._furthest
 
     def out_of_time(self) -> bool:
         """Whether only the time for a last measurement is left."""

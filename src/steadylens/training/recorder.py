@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,23 +17,30 @@ from torch import Tensor
 from steadylens.training.imbalance import DEFERRED
 from steadylens.training.regularize import Mixing
 
+Found = TypeVar("Found")
 Learn = Callable[[Tensor, Mixing | None, float], Tensor]  # positions, mixing and progress to the mean loss
 PLAIN_STEPS = 3  # of a training come before any is recorded: the first set up what must not be recorded
 
 
 def recorded(call: Callable[[], object]) -> Callable[[], None]:
     """A function without arguments as one CUDA graph, for work on tensors that stay where they are."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(PLAIN_STEPS):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
+    for _ in range(PLAIN_STEPS):
+        _aside(stream, call)
     with torch.cuda.graph(graph, stream=stream):
         call()
     replay: Callable[[], None] = graph.replay
     return replay
+
+
+def _aside(stream: torch.cuda.Stream, call: Callable[[], Found]) -> Found:
+    """On the stream on which steps are recorded: what autograd keeps of a stream must be the same."""
+    now = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(now)
+    with torch.cuda.stream(stream):
+        found = call()
+    now.wait_stream(stream)
+    return found
 
 
 class Recorder:
@@ -64,7 +72,7 @@ class Recorder:
         there = torch.from_numpy(positions).pin_memory().to(self._device, non_blocking=True)
         if self._plain < PLAIN_STEPS:
             self._plain += 1
-            return self._aside(lambda: learn(there, mixing, progress))
+            return _aside(self._stream, lambda: learn(there, mixing, progress))
         kind = len(positions), None if mixing is None else mixing.cut, progress >= DEFERRED
         if kind not in self._recordings:
             self._recordings[kind] = self._record(learn, there.clone(), mixing, progress)
@@ -76,15 +84,6 @@ class Recorder:
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             loss = learn(positions, own, progress)
         return _Recording(graph, positions, figures, loss)
-
-    def _aside(self, call: Callable[[], Tensor]) -> Tensor:
-        """On the stream on which steps are recorded: what autograd keeps of a stream must be the same."""
-        now = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(now)
-        with torch.cuda.stream(self._stream):
-            found = call()
-        now.wait_stream(self._stream)
-        return found
 
 
 @dataclass(frozen=True, slots=True)

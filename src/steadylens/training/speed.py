@@ -56,7 +56,7 @@ def _timed(
     if isinstance(network, Backbone):
         thaw(network)
     pixels, labels = train.take(np.arange(size))
-    images = to_input(pixels, preprocessing.mean, preprocessing.std).to(device)
+    images = to_input(torch.from_numpy(pixels).to(device), preprocessing.mean, preprocessing.std)
     targets = torch.from_numpy(labels).to(device)
     ours = isinstance(network, StagedCNN)
     optimizer = muon(network, 0.0, 0.0, half=precision == "bf16") if ours else adamw(network, 0.0, 0.0)
