@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpu_peer import airbench
+from loop_efficiency import training_of
 from steadylens.config import Recipe, parse
 from steadylens.data.batches import LabelledPixels, preprocessing_of
 from steadylens.data.images import Preprocessing
@@ -40,8 +41,9 @@ from steadylens.data.store import decode
 from steadylens.metrics import balanced_accuracy, worst_class_recall
 from steadylens.models import fresh
 from steadylens.models.inference import logits_of
+from steadylens.models.mirrored import Mirrored
 from steadylens.training.clock import Clock
-from steadylens.training.loop import begin, train_epoch
+from steadylens.training.loop import train_epoch
 from steadylens.training.resolution import resolve
 from steadylens.training.state import Training
 
@@ -60,11 +62,6 @@ def recipe_of(images: LabelledPixels, names: tuple[str, ...], frame: Preprocessi
     return resolve(config, names, images, images.sample(500, 0), frame, "", seconds=None).recipe
 
 
-def training_of(images: LabelledPixels, recipe: Recipe, frame: Preprocessing) -> Training:
-    """A training before its first step."""
-    return begin(fresh(recipe), images, recipe, frame, None, lambda _: None, str)
-
-
 def trained(images: LabelledPixels, recipe: Recipe, frame: Preprocessing) -> Training:
     """A training after its last step."""
     training, clock, stopped = training_of(images, recipe, frame), Clock(None, recipe.epochs), ""
@@ -75,12 +72,8 @@ def trained(images: LabelledPixels, recipe: Recipe, frame: Preprocessing) -> Tra
 
 def answers(training: Training, test: LabelledPixels) -> NDArray[np.float32]:
     """The mean logits of test images and their mirror images, (n, classes)."""
-    mirrored = replace(test, pixels=test.pixels[:, :, ::-1])
     with training.average.shown_by(training.network):
-        both = (
-            logits_of(training.network, part, training.preprocessing, precision="bf16") for part in (test, mirrored)
-        )
-        return next(both) + next(both)
+        return logits_of(Mirrored(training.network), test, training.preprocessing, precision="bf16")
 
 
 def work(recipe: Recipe) -> float:

@@ -28,7 +28,7 @@ from steadylens.data.batches import LabelledPixels, preprocessing_of, to_input
 from steadylens.data.images import Preprocessing
 from steadylens.data.sources import read_index
 from steadylens.data.store import decode
-from steadylens.models import build, spec_of
+from steadylens.models import fresh
 from steadylens.training import loop
 from steadylens.training.clock import Clock
 from steadylens.training.regularize import Mixing, mix
@@ -38,8 +38,7 @@ from steadylens.training.state import Training
 
 def training_of(images: LabelledPixels, recipe: Recipe, frame: Preprocessing) -> Training:
     """A training of a fresh network."""
-    torch.manual_seed(0)
-    return loop.begin(build(spec_of(recipe)), images, recipe, frame, None, lambda _: None)
+    return loop.begin(fresh(recipe), images, recipe, frame, None, lambda _: None)
 
 
 def bare(training: Training, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
