@@ -132,7 +132,7 @@ def test_images_are_made_smaller_only_where_the_time_does_not_suffice(
     make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_weights(image_size=224)
-    monkeypatch.setattr(backbones, "forward_rate", lambda _n, _a, size, *_: 1.2 * (224 / size) ** 2)
+    monkeypatch.setattr(backbones, "forward_rate", lambda _body, size, *_: 1.2 * (224 / size) ** 2)
     index = photos(80)
     tuned = [choose({"weights": path}, index, seconds=share * len(index)).image_size for share in (10, 7, 5, 3)]
     probed = [choose({"weights": path}, index, seconds=share * len(index)).image_size for share in (2, 1.2, 0.8, 1e-3)]

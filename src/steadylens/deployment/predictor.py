@@ -20,6 +20,7 @@ from steadylens.deployment import artifact as artifacts
 from steadylens.deployment.artifact import Artifact
 from steadylens.errors import ArtifactError, DataError
 from steadylens.evaluation.calibration import apply_temperature
+from steadylens.models.folding import folded
 from steadylens.models.inference import logits_of
 
 BATCH = 256  # images that a stream holds at a time, the batch size of `logits_of`
@@ -58,6 +59,7 @@ class Predictor:
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
         self._decode = partial(decode, **_resize(artifact.preprocessing))
+        self._network = folded(artifact.network, artifact.preprocessing.image_size)  # once, and not for each request
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -93,7 +95,7 @@ class Predictor:
         """Calibrated probabilities (n, classes) of decoded pixels, uint8 (n, image_size, image_size, 3)."""
         if len(pixels) == 0:
             return np.zeros((0, len(self.classes)))
-        logits = logits_of(self.artifact.network, pixels, self.artifact.preprocessing)
+        logits = logits_of(self._network, pixels, self.artifact.preprocessing)
         return apply_temperature(logits, self.artifact.temperature)
 
     def probabilities_of_arrays(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from steadylens.data.batches import LabelledPixels, to_input
 from steadylens.data.images import Preprocessing
+from steadylens.models.folding import folded
 
 
 def logits_of(
@@ -33,7 +34,7 @@ def logits_of(
     Returns:
         float32, (n, classes).
     """
-    return _in_batches(network, network, pixels, preprocessing, batch_size, precision)
+    return _in_batches(network, "forward", pixels, preprocessing, batch_size, precision)
 
 
 def features_of(
@@ -45,13 +46,12 @@ def features_of(
     precision: str = "fp32",
 ) -> NDArray[np.float32]:
     """What the last layer sees of stored pixels, float32 (n, features); the arguments are those of `logits_of`."""
-    features: Callable[[Tensor], Tensor] = network.features  # type: ignore[assignment]
-    return _in_batches(network, features, pixels, preprocessing, batch_size, precision)
+    return _in_batches(network, "features", pixels, preprocessing, batch_size, precision)
 
 
 def _in_batches(
     network: nn.Module,
-    run: Callable[[Tensor], Tensor],
+    method: str,
     pixels: NDArray[np.uint8] | LabelledPixels,
     preprocessing: Preprocessing,
     batch_size: int | None,
@@ -61,6 +61,7 @@ def _in_batches(
     device = next(network.parameters()).device
     batch_size = batch_size or suitable_batch(preprocessing.image_size, device)
     network.eval()
+    run: Callable[[Tensor], Tensor] = getattr(folded(network, preprocessing.image_size), method)
     chunks: list[NDArray[np.float32]] = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for start in range(0, max(1, len(pixels)), batch_size):  # no images: one empty batch

@@ -30,7 +30,7 @@ def choose_flip(
 
 
 def _thumbnails(images: LabelledPixels, *, mirrored: bool = False) -> NDArray[np.float32]:
-    """Means over a grid of at most 16 by 16 cells, flattened: (n, cells * cells * 3)."""
+    """Means over a grid of at most 16 by 16 cells, flattened: (n, cells * cells * 3), of some pixels of large cells."""
     pieces = (piece[:, :, ::-1] if mirrored else piece for piece in images.pieces())
     return np.concatenate([_cell_means(piece) for piece in pieces])
 
@@ -40,5 +40,7 @@ def _cell_means(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     cells = min(16, side)
     cut = side // cells * cells
     grid = pixels[:, :cut, :cut].reshape(len(pixels), cells, cut // cells, cells, cut // cells, 3)
+    skip = max(1, cut // cells // 4)
+    grid = grid[:, :, ::skip, :, ::skip]
     means: NDArray[np.float32] = grid.mean((2, 4), dtype=np.float32).reshape(len(pixels), -1)
     return means

@@ -11,7 +11,8 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +21,15 @@ import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from steadylens import files
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
+from steadylens.data.reading import in_threads
 from steadylens.data.store import FEATURES
+from steadylens.models.folding import folded
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone
 from steadylens.training.gain import tempered_log_loss
@@ -109,7 +113,7 @@ def features_of(
     folder = None if cache is None else cache / _key(images, preprocessing, [weights, mirrored, device, precision])
     found = None if folder is None else _found(folder, (len(images), backbone.head.in_features))
     if found is None:
-        view = View(backbone, mirrored)
+        view = View(folded(backbone, preprocessing.image_size), mirrored)  # once, and not for each piece
         pieces = []
         for start in range(0, len(images), _PIECE):
             pieces.append(logits_of(view, images[start : start + _PIECE], preprocessing, precision=precision))
@@ -145,10 +149,11 @@ def fit_probe(
     x = np.concatenate([(view - mean) / std for view in views])
     # The loss is a sum over images, and the penalty must weigh as much against that of several views as against one.
     regression, strength = _Regression(remedy, classes, labels), chosen.strength / len(views)
-    weight, bias = regression.fit(x, np.tile(labels, len(views)), strength)
-    folded = weight / std
-    bias = bias - folded @ mean
-    return Probe(folded.astype(np.float32), bias.astype(np.float32), chosen.strength, chosen.folds)
+    with _fitting():
+        weight, bias = regression.fit(x, np.tile(labels, len(views)), strength)
+    weight = weight / std
+    bias = bias - weight @ mean
+    return Probe(weight.astype(np.float32), bias.astype(np.float32), chosen.strength, chosen.folds)
 
 
 def deal_folds(labels: NDArray[np.int64], clusters: NDArray[np.int64] | None, seed: int) -> NDArray[np.int64]:
@@ -211,16 +216,18 @@ def cross_validate(
     parts = []
     for fold in np.unique(folds[judged]):
         learned, left_out = rows[folds[rows] != fold], rows[folds[rows] == fold]
+        # Each regression goes on from where its last fit ended.
         parts.append((scaled[learned], labels[learned], left_out, _Regression(remedy, classes, labels[learned])))
 
     def left_out_logits(strength: float) -> Features:
         out = np.zeros((len(labels), classes), np.float32)
-        for x, y, left_out, regression in parts:  # each from where its last fit ended
-            weight, bias = regression.fit(x, y, strength)
+        fitted = in_threads(lambda part: part[3].fit(part[0], part[1], strength), parts, piece=1)
+        for (_, _, left_out, _), (weight, bias) in zip(parts, fitted, strict=True):
             out[left_out] = scaled[left_out] @ weight.T.astype(np.float32) + bias
         return out[judged]
 
-    best, logits = _lowest(left_out_logits, labels[judged])
+    with _fitting():
+        best, logits = _lowest(left_out_logits, labels[judged])
     return CrossValidated(STRENGTHS[best], int(folds.max()) + 1, judged, logits)
 
 
@@ -249,6 +256,18 @@ def _moments(features: Features) -> tuple[Features, Features]:
     return features.mean(0), features.std(0) + 1e-6
 
 
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """What regressions are fitted in, one in each thread.
+
+    Each takes one thread for its products: of such shapes, several are in each other's way, and take five times as
+    long. 200 steps bring it close enough without a warning: what counts is judged on images that were left out.
+    """
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
 class _Regression:
     """scikit-learn's multinomial logistic regression with the remedy for imbalance, warm from its last fit."""
 
@@ -267,10 +286,7 @@ class _Regression:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Weights (classes, width) and bias (classes,) in double precision."""
         self._model.set_params(C=strength)
-        with warnings.catch_warnings():
-            # 200 steps bring it close enough: what counts is judged on images that were left out, as it is.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            self._model.fit(x, y)
+        self._model.fit(x, y)
         found, offsets = self._model.coef_.astype(np.float64), self._model.intercept_.astype(np.float64)
         if len(found) == 1:  # of two classes scikit-learn keeps the difference only
             found, offsets = np.concatenate([-found, found]) / 2, np.concatenate([-offsets, offsets]) / 2

@@ -6,7 +6,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from steadylens.data.images import Preprocessing
 from steadylens.errors import ResourceError
 from steadylens.models import NetworkSpec, build
 from steadylens.models.cnn import StagedCNN
+from steadylens.models.folding import folded
 from steadylens.models.inference import suitable_batch
 from steadylens.models.pretrained import Backbone
 from steadylens.training.finetune import thaw
@@ -73,9 +74,11 @@ def _timed(
 
     def predict() -> None:
         with torch.inference_mode():
-            network.eval()(few)
+            asked(few)
 
-    return len(images) / _time(step, device), _time(predict, device) / len(few)
+    rate = len(images) / _time(step, device)
+    asked = folded(network.eval(), spec.image_size)
+    return rate, _time(predict, device) / len(few)
 
 
 def _time(
@@ -95,8 +98,9 @@ def _time(
     return best
 
 
+@cache
 def choose_precision(asked: str, device: str) -> tuple[str, str]:
-    """fp32 or bf16, by timing one convolution of fixed shape in both, forward and backward.
+    """fp32 or bf16, by timing one convolution of fixed shape in both, forward and backward: once in a process.
 
     On a processor, time is counted of one thread while it runs, so that other programs do not change the answer.
     """
