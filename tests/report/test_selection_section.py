@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from steadylens.models import FAMILY
 from steadylens.report import plots
 from steadylens.report.selection_section import finished, trial_axes, trial_lines
-from steadylens.training.resolution import FAMILY
 
 
 def rung(at: float, train: float, validation: float) -> dict[str, Any]:

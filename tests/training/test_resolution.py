@@ -20,10 +20,10 @@ from steadylens.config import Config, Recipe, parse
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
 from steadylens.errors import ResourceError
+from steadylens.models import FAMILY
 from steadylens.models.pretrained import from_file
 from steadylens.training import resolution
 from steadylens.training.resolution import (
-    FAMILY,
     FEWEST_EPOCHS,
     FEWEST_STEPS,
     MOST_MEMBERS,

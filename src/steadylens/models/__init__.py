@@ -53,6 +53,7 @@ NETWORKS: dict[str, Callable[[NetworkSpec], nn.Module]] = {
     "cnn-l": lambda s: cnn.stages((128, 320, 512), s.classes, s.image_size, s.depth, s.width, s.dropout, s.head),
     "cnn-xl": lambda s: cnn.stages((256, 640, 1024), s.classes, s.image_size, s.depth, s.width, s.dropout, s.head),
 }
+FAMILY = ("cnn-s", "cnn-m", "cnn-l", "cnn-xl")  # from small to large
 DEFAULT_DEPTH = {"keras-blog": 3, "cnn-s": 1, "cnn-m": 1, "cnn-l": 1, "cnn-xl": 1}
 
 

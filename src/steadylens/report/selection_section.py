@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steadylens.models import FAMILY
 from steadylens.report.figures import decimal, finite, percent
-from steadylens.training.resolution import FAMILY
 
 Trial = Mapping[str, Any]
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from steadylens.config import AUGMENT, Recipe
-from steadylens.models import DEFAULT_DEPTH
-from steadylens.training.resolution import FAMILY
+from steadylens.models import DEFAULT_DEPTH, FAMILY
 
 Direction = Literal["stronger", "weaker", "aside"]
 Look = Literal["stronger", "weaker", "both"]
@@ -41,8 +40,9 @@ class Challenger:
 def challengers_of(base: Recipe, free: Set[str], look: Look, *, imbalanced: bool) -> list[Challenger]:
     """What to try beside a recipe, the most promising first.
 
-    Against overfitting more augmentation, then more regularisation, then less capacity; against underfitting more
-    capacity, then less regularisation, then less augmentation. Where neither is known, one of each kind.
+    Against overfitting more regularisation, then more augmentation, then less capacity; against underfitting more
+    capacity, then less regularisation, then less augmentation. Where neither is known, one of each kind. Stronger
+    augmentation is not the first, since it was worse than the rules' or no better wherever it was measured.
 
     Args:
         base: the recipe of the rules.
@@ -50,7 +50,7 @@ def challengers_of(base: Recipe, free: Set[str], look: Look, *, imbalanced: bool
         look: where; "both" where the trial told nothing.
         imbalanced: whether minority augmentation may help.
     """
-    against_overfitting = [_augmented(base, free, 1), _regularised(base, free, 1), _sized(base, free, -1)]
+    against_overfitting = [_regularised(base, free, 1), _augmented(base, free, 1), _sized(base, free, -1)]
     against_underfitting = [_sized(base, free, 1), _regularised(base, free, -1), _augmented(base, free, -1)]
     if look == "stronger":
         return [one for one in against_overfitting if one is not None]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steadylens.models import FAMILY
 from steadylens.training.regularize import regularized
 
 # Muon's rate, in those of AdamW beside it, its momentum and the steps of its iteration. The rate is the best of a few
@@ -19,6 +20,11 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: steepest at 0, 
 
 # Parameters, and the factor of the learning rate at which they are trained.
 Rates = Sequence[tuple[list[nn.Parameter], float]]
+
+
+def usual_optimizer(network: str) -> str:
+    """The one that trains a network where nothing else is asked for: "muon" or "adamw"."""
+    return "muon" if network in FAMILY else "adamw"
 
 
 def adamw(network: nn.Module, learning_rate: float, l2: float, rates: Rates | None = None) -> torch.optim.Optimizer:

@@ -16,13 +16,13 @@ from steadylens.config import TIMM, Config, Recipe
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
 from steadylens.errors import ResourceError
-from steadylens.models import DEFAULT_DEPTH, NetworkSpec
+from steadylens.models import DEFAULT_DEPTH, FAMILY, NetworkSpec
 from steadylens.models.pretrained import Pretrained
 from steadylens.training.finetune import FEWEST_TO_JUDGE
 from steadylens.training.flips import choose_flip
+from steadylens.training.optimizers import usual_optimizer
 from steadylens.training.speed import BATCH_TUNED, BATCHES, choose_precision, measure_speed
 
-FAMILY = ("cnn-s", "cnn-m", "cnn-l", "cnn-xl")
 # A larger network is taken only where the budget allows it so many passes and so many steps: below, the smaller ones
 # that there is time for are better together than it is alone (docs/benchmarks.md).
 FEWEST_EPOCHS = 60
@@ -140,7 +140,7 @@ def resolve(
 
 def _optimizer(network: str) -> tuple[str, str]:
     """Which optimizer trains a network, and why."""
-    if network in FAMILY:
+    if usual_optimizer(network) == "muon":
         return "muon", "better than AdamW by 2.6 points in a short trial on long-tailed CIFAR-10"
     return "adamw", "usual for fine-tuning" if network.startswith(TIMM) else "the tutorial's, with decoupled decay"
 

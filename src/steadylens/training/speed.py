@@ -15,13 +15,12 @@ from steadylens.data.batches import LabelledPixels, to_input
 from steadylens.data.images import Preprocessing
 from steadylens.errors import ResourceError
 from steadylens.models import NetworkSpec, build
-from steadylens.models.cnn import StagedCNN
 from steadylens.models.folding import folded
 from steadylens.models.inference import suitable_batch
 from steadylens.models.pretrained import Backbone
 from steadylens.training.finetune import thaw
 from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
-from steadylens.training.optimizers import adamw, muon
+from steadylens.training.optimizers import adamw, muon, usual_optimizer
 from steadylens.training.recorder import recorded
 
 BATCHES, BATCH_TUNED = {"cpu": 64, "cuda": 128}, 32  # of a step, from scratch and of a pretrained backbone
@@ -59,7 +58,7 @@ def _timed(
     pixels, labels = train.take(np.arange(size))
     images = to_input(torch.from_numpy(pixels).to(device), preprocessing.mean, preprocessing.std)
     targets = torch.from_numpy(labels).to(device)
-    ours = isinstance(network, StagedCNN)
+    ours = usual_optimizer(spec.name) == "muon"
     optimizer = muon(network, 0.0, 0.0, half=precision == "bf16") if ours else adamw(network, 0.0, 0.0)
 
     def step() -> None:
