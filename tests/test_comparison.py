@@ -13,12 +13,13 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 import steadylens
-from steadylens import comparison, files
+from steadylens import comparison, comparison_folder, files
 from steadylens.comparison import Comparison
 from steadylens.config import parse
 from steadylens.data.images import fit_array
 from steadylens.data.sources import index_arrays, read_index
 from steadylens.errors import ConfigError, DataError, ResourceError
+from steadylens.helpers import Part
 from steadylens.models import hub
 from steadylens.models.pretrained import Pretrained, from_file
 from steadylens.training.backbones import CURATED
@@ -28,13 +29,21 @@ NAMES = ["class-weights", "ldam-drw", "auto"]
 MakeWeights = Callable[..., Path]
 
 
-def compare(data: Path, folder: Path, names: list[str] | None = None, seeds: int = 1, **options: Any) -> Comparison:  # noqa: ANN401
+def compare(
+    data: Path,
+    folder: Path,
+    names: list[str] | None = None,
+    seeds: int = 1,
+    part: Part = Part(),  # noqa: B008 - frozen
+    **options: Any,  # noqa: ANN401
+) -> Comparison:
     return comparison.compare(
         lambda advance: read_index(data, advance=advance),
         folder,
         parse({**OPTIONS, **options}),
         strategies=NAMES if names is None else names,
         seeds=seeds,
+        part=part,
         command="steadylens compare parts",
     )
 
@@ -122,6 +131,7 @@ def test_an_interrupted_comparison_does_what_is_missing_and_comes_to_the_same(
         ({"budget": "9m"}, "budget: None then, 540"),
         ({"names": ["focal"]}, "strategies: "),
         ({"seeds": 1}, "seeds: 2 then, 1 now"),
+        ({"part": Part(0, 2)}, "jobs: 1 then, 2 now"),
         ({"image_size": 16}, "image_size: 12 then, 16 now"),
     ],
     ids=lambda value: str(value)[:20],
@@ -148,6 +158,24 @@ def test_a_folder_of_something_else_is_left_alone(images_folder: Path, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_helper_does_its_part_and_nothing_once_its_comparison_is_gone(
+    copy: Path, images_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = json.loads((copy / "settings.json").read_text("utf-8"))
+    (copy / "settings.json").write_text(json.dumps({**settings, "jobs": 4}))
+    for path in (copy / "results").iterdir():
+        path.unlink()
+    page = (copy / "compare.html").stat().st_mtime_ns
+    with files.locked(copy):  # as the comparison holds it
+        compare(images_folder, copy, seeds=2, part=Part(2, 4))
+        assert {path.name for path in (copy / "results").iterdir()} == {"ldam-drw-0.json", "ldam-drw-1.json"}
+        parents = iter([1000])
+        monkeypatch.setattr(comparison.os, "getppid", lambda: next(parents, 1))
+        compare(images_folder, copy, seeds=2, part=Part(3, 4))
+    assert {path.name for path in (copy / "results").iterdir()} == {"ldam-drw-0.json", "ldam-drw-1.json"}
+    assert (copy / "compare.html").stat().st_mtime_ns == page
+
+
 def test_one_process_at_a_time(copy: Path, images_folder: Path) -> None:
     with files.locked(copy), pytest.raises(ResourceError, match="Another process is working in"):
         compare(images_folder, copy, seeds=2)
@@ -162,8 +190,12 @@ def test_a_damaged_result_is_named(copy: Path, images_folder: Path) -> None:
 def test_a_budget_is_shared_out_equally_and_the_share_is_kept(
     images_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("PAGE_S", 0.5), ("EVALUATE_S", 0.1), ("FEWEST_S", 0.1)):
-        monkeypatch.setattr(comparison, name, value)
+    for module, name, value in (
+        (comparison_folder, "PAGE_S", 0.5),
+        (comparison, "EVALUATE_S", 0.1),
+        (comparison_folder, "FEWEST_S", 0.1),
+    ):
+        monkeypatch.setattr(module, name, value)
     report = compare(images_folder, tmp_path / "made", ["l2"], epochs=None, budget=16).report
     share = report["settings"]["seconds_each"]
     assert 0.1 < share < (16 - 0.5) / 2

@@ -18,8 +18,9 @@ MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*
 ORDER = [
     *("errors", "interruption", "files", "metrics", "config", "console"),
     *("data", "models", "training", "evaluation", "deployment", "report"),
-    *("preparation", "inspection", "measurement", "comparison", "continuation", "learning", "pipeline"),
-    *("inputs", "classifier", "diagnostics", "demo", "cli"),
+    *("preparation", "inspection", "measurement", "helpers", "comparison_folder", "comparison"),
+    *("continuation", "learning", "pipeline"),
+    *("inputs", "classifier", "diagnostics", "demo", "cli", "__main__"),
     "__init__",
 ]
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "requests", "urllib", "socket"}

@@ -190,6 +190,8 @@ def compare(
     budget: Annotated[str | None, _option("Wall time for everything, shared out equally. [30m]")] = None,
     strategies: Annotated[str | None, _option("Some of them, by name and with commas between. [all]")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each strategy.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trainings at once, which share the processors.")] = 1,
+    helper: Annotated[int, typer.Option("--helper", min=0, hidden=True)] = 0,
     network: Annotated[
         str | None, _option("What they share: keras-blog, cnn-s, cnn-m, cnn-l or cnn-xl. [keras-blog]")
     ] = None,
@@ -216,6 +218,7 @@ def compare(
     from steadylens.console import Console
     from steadylens.data.fixes import with_fixes
     from steadylens.data.sources import read_index
+    from steadylens.helpers import Part
     from steadylens.preparation import Stopwatch
     from steadylens.report.comparison_table import comparison_summary
 
@@ -225,7 +228,9 @@ def compare(
         shared,
         strategies=None if strategies is None else [name.strip() for name in strategies.split(",") if name.strip()],
         seeds=seeds,
+        part=Part(helper, jobs),
         command=shlex.join(["steadylens", *sys.argv[1:]]),
+        again=[sys.executable, "-m", "steadylens", *sys.argv[1:]],
         console=Console(quiet=quiet),
         stopwatch=Stopwatch(STARTED),
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,16 @@ from typing import Any
 import numpy as np
 
 from steadylens import __version__, files
+from steadylens.comparison_folder import RESULTS, agreed, named, path_of, read_json, require_own, settings_of
 from steadylens.config import Config
 from steadylens.console import Console
 from steadylens.data.sources import ImageIndex, Tally
-from steadylens.data.split import Splits, units_of
+from steadylens.data.split import units_of
 from steadylens.data.store import cache_folder
-from steadylens.errors import ConfigError, DataError
+from steadylens.errors import DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
+from steadylens.helpers import Part, helped, share_of_threads
 from steadylens.interruption import Interrupted
 from steadylens.models import fresh
 from steadylens.models.inference import logits_of
@@ -37,17 +40,13 @@ from steadylens.training.diagnosis import diagnose
 from steadylens.training.ensembling import fit_members
 from steadylens.training.finetune import adapt
 from steadylens.training.mirroring import mirror
-from steadylens.training.resolution import choose_device
 from steadylens.training.selection import Selection, select
-from steadylens.training.speed import choose_precision
 from steadylens.training.state import Fitted, Step
 from steadylens.training.strategies import AUTO, NETWORK, Strategy, choose_strategies, config_of
 
 DEFAULT_BUDGET_S = 1800.0
-PAGE_S = 15.0  # of the budget, set aside for the intervals of the differences and the page
 EVALUATE_S = 3.0  # of each training's share, set aside for the intervals of its figures
-FEWEST_S = 8.0  # in less than that, a training is over before it has begun
-SETTINGS, RESULTS = "settings.json", "results"
+_LOOK_S = 0.5  # between two looks at what helpers have finished
 SCHEMA = 1
 
 
@@ -66,7 +65,9 @@ def compare(
     *,
     strategies: Sequence[str] | None = None,
     seeds: int = 1,
+    part: Part = Part(),  # noqa: B008 - frozen
     command: str,
+    again: Sequence[str] = (),
     console: Console | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Comparison:
@@ -83,13 +84,17 @@ def compare(
         strategies: names of `training.strategies`; None is all of them. Plain is always among them.
         seeds: how many trainings of each strategy, with the seeds from `shared.seed` on. The splits are those of the
             first.
+        part: how many trainings go on at the same time, each with its share of the processors; and in a helper, which
+            part of them is its own. Where epochs end the trainings, what comes of them depends on the threads of each,
+            and on nothing else of it.
         command: that makes the comparison, for the page.
+        again: the words of this command, with which helpers are started; needed where `part` has any.
         console: where progress goes; None is nowhere.
         stopwatch: already running, where start-up is to count towards the budget.
 
     Raises:
         ConfigError: there is something else in the folder, or a comparison of other images or settings.
-        ResourceError: another process is at work in the folder.
+        ResourceError: another process is at work in the folder, or one that helped has failed.
         SteadylensError: see `errors`.
     """
     console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
@@ -98,15 +103,19 @@ def compare(
     budget = shared.budget or (None if shared.epochs else DEFAULT_BUDGET_S)
     jobs = [(strategy, shared.seed + k) for k in range(seeds) for strategy in chosen]
     plain = config_of(chosen[0], shared)
-    _require_own(folder)
+    require_own(folder)
     files.make_folder(folder / RESULTS)
-    with files.locked(folder), _to_go_on(command):
+    alone = nullcontext() if part.is_helper else files.locked(folder)
+    with alone, _to_go_on(command), share_of_threads(part):
         prepared = prepare(read, plain, console, watch, budget)
-        asked = _settings(prepared, shared, [one.name for one in chosen], seeds, budget)
-        settings = _agreed(folder, asked, len(jobs), watch)
+        asked = settings_of(prepared, shared, [one.name for one in chosen], seeds, budget, part)
+        settings = agreed(folder, asked, len(jobs), watch)
         shared = replace(shared, budget=None, precision=settings["precision"], device=settings["device"])
         experiment = _Experiment(read, prepared, shared, settings["seconds_each"])
-        results = _do_all(experiment, jobs, folder / RESULTS, console)
+        with helped(again, part) as at_work:
+            results = _do_all(experiment, jobs, part, folder, console, at_work)
+        if part.is_helper:
+            return Comparison(folder, {})
         with console.stage("Comparing"):
             report = {
                 "schema": SCHEMA,
@@ -146,24 +155,73 @@ def _compared(
     return comparison_block(strategies, results, index.labels[rows], index.classes, seed=seed)
 
 
+class _Results:
+    """The results of all trainings, whoever makes them: taken in as their files appear, and shown.
+
+    Args:
+        folder: of the comparison.
+        jobs: every training, as strategy and seed.
+        console: told a line for each, unless the table is `drawn`.
+    """
+
+    def __init__(self, folder: Path, jobs: Sequence[tuple[Strategy, int]], console: Console) -> None:
+        self.board, self.drawn = Board(jobs), False
+        self._paths = {(strategy.name, seed): path_of(folder, strategy.name, seed) for strategy, seed in jobs}
+        self._found: dict[tuple[str, int], dict[str, Any]] = {}
+        self._console = console
+        self._looked = -math.inf
+
+    def __contains__(self, job: tuple[Strategy, int]) -> bool:
+        """Whether a training is finished."""
+        return (job[0].name, job[1]) in self._found
+
+    def take_in(self) -> None:
+        """Look for what is new, but for what was there a moment ago."""
+        self._looked = time.monotonic()
+        for job, path in self._paths.items():
+            found = None if job in self._found else read_json(path)
+            if found is not None:
+                self._found[job] = found
+                self.board.done(found)
+                if not self.drawn:
+                    self._console.say(self.board.line(found))
+
+    def working(self, strategy: Strategy, seed: int, text: str) -> None:
+        """Note where a training is, and look now and then for those of helpers."""
+        if time.monotonic() > self._looked + _LOOK_S:
+            self.take_in()
+        self.board.working(strategy.name, seed, text)
+
+    def in_order(self) -> list[dict[str, Any]]:
+        """Those that there are, in the order of the trainings."""
+        return [self._found[job] for job in self._paths if job in self._found]
+
+
 def _do_all(
-    experiment: _Experiment, jobs: Sequence[tuple[Strategy, int]], folder: Path, console: Console
+    experiment: _Experiment,
+    jobs: Sequence[tuple[Strategy, int]],
+    part: Part,
+    folder: Path,
+    console: Console,
+    helpers_at_work: Callable[[], bool],
 ) -> list[dict[str, Any]]:
-    """The results of all trainings, read where they are there and made where they are not."""
-    board, results = Board(jobs), []
-    with console.live(board.table) as drawn:
-        for strategy, seed in jobs:
-            path = folder / f"{strategy.name}-{seed}.json"
-            result = _read(path)
-            if result is None:
-                board.working(strategy.name, seed, "begins")
-                result = _train(experiment, strategy, seed, partial(board.working, strategy.name, seed))
-                files.write_json(path, result)
-            board.done(result)
-            if not drawn:
-                console.say(board.line(result))
-            results.append(result)
-    return results
+    """Do what is missing of one part of the trainings, and wait for the others; return the results that there are."""
+    parent, results = os.getppid(), _Results(folder, jobs, console)
+    with console.live(results.board.table) as results.drawn:
+        results.take_in()
+        for strategy, seed in part.of_all(jobs):
+            if part.is_helper and os.getppid() != parent:
+                break  # nobody waits for the rest
+            if (strategy, seed) not in results:
+                results.working(strategy, seed, "begins")
+                result = _train(experiment, strategy, seed, partial(results.working, strategy, seed))
+                files.write_json(path_of(folder, strategy.name, seed), result)
+                results.take_in()
+        while helpers_at_work():
+            time.sleep(_LOOK_S)
+            results.take_in()
+        results.take_in()
+    return results.in_order()
 
 
 def _train(experiment: _Experiment, strategy: Strategy, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -255,19 +313,15 @@ def _prepared_for_auto(experiment: _Experiment, config: Config) -> Prepared:
     index = prepared.store.index
     if choose_backbone(config, index, config.device, seconds=seconds).pretrained is None:
         return prepared
-    earlier = {index.sha256[row]: name for name, rows in _named(prepared.splits) for row in rows}
+    earlier = {index.sha256[row]: name for name, rows in named(prepared.splits) for row in rows}
     other = prepare(experiment.read, config, Console(quiet=True), Stopwatch(), seconds, earlier)
-    for (name, ours), (_, theirs) in zip(_named(prepared.splits), _named(other.splits), strict=True):
+    for (name, ours), (_, theirs) in zip(named(prepared.splits), named(other.splits), strict=True):
         if [index.paths[row] for row in ours] != [other.store.index.paths[row] for row in theirs]:
             raise DataError(
                 f"The images of {name} are others than before: some of them changed, or can no longer be read. "
                 "Run the same command again, and give another --out."
             )
     return other
-
-
-def _named(splits: Splits) -> tuple[tuple[str, Any], ...]:
-    return ("train", splits.train), ("validation", splits.validation), ("test", splits.test)
 
 
 def _diagnosis(fitted: Fitted, scores: dict[str, Any]) -> dict[str, Any]:
@@ -290,74 +344,3 @@ def _to_go_on(command: str) -> Iterator[None]:
     except Interrupted as interrupted:
         interrupted.go_on = command
         raise
-
-
-def _require_own(folder: Path) -> None:
-    """Raise a ConfigError where there is something in the folder that no comparison made."""
-    if not folder.exists() or (folder / SETTINGS).is_file():
-        return
-    if not folder.is_dir() or any(path.name not in (files.LOCK, RESULTS) for path in folder.iterdir()):
-        raise ConfigError(f"{folder} exists and holds no comparison. Choose another folder with --out, or remove it.")
-
-
-def _settings(
-    prepared: Prepared, shared: Config, names: Sequence[str], seeds: int, budget: float | None
-) -> dict[str, Any]:
-    """All that determines the results, in JSON values."""
-    index = prepared.store.index
-    splits = [rows.tolist() for _, rows in _named(prepared.splits)]
-    content = [index.sha256, index.labels.tolist(), index.classes, splits]
-    return {
-        "steadylens_version": __version__,
-        "images": len(index),
-        "data_sha256": files.sha256(json.dumps(content).encode()),
-        "image_size": prepared.preprocessing.image_size,
-        "strategies": list(names),
-        "seeds": seeds,
-        "seed": shared.seed,
-        "network": shared.network,
-        "budget": budget,
-        "epochs": shared.epochs,
-        "device": choose_device(shared.device)[0],
-    }
-
-
-def _agreed(folder: Path, asked: dict[str, Any], jobs: int, watch: Stopwatch) -> dict[str, Any]:
-    """The settings of the comparison in the folder, made where there are none: with the share and precision of each.
-
-    Raises:
-        ConfigError: they are of other images, or differ from what is asked for; or the time is too short.
-    """
-    path = folder / SETTINGS
-    kept = _read(path)
-    if kept is None:
-        share = None if asked["budget"] is None else (asked["budget"] - watch.elapsed() - PAGE_S) / jobs
-        if share is not None and share < FEWEST_S:
-            raise ConfigError(
-                f"{jobs} trainings in {asked['budget']:.0f} s would get {max(0.0, share):.1f} s each, and need "
-                f"{FEWEST_S:.0f}. Give a larger --budget, --epochs in its place, or fewer --strategies or --seeds."
-            )
-        kept = {**asked, "seconds_each": share, "precision": choose_precision("auto", asked["device"])[0]}
-        files.write_json(path, kept)
-    differences = [
-        f"{name}: {kept.get(name)} then, {value} now" for name, value in asked.items() if kept.get(name) != value
-    ]
-    if differences:
-        listed = "; ".join(differences)
-        raise ConfigError(f"The comparison in {folder} is another one ({listed}). Give another --out, or its settings.")
-    return kept
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """What a JSON file of the comparison says, or None where it is not there.
-
-    Raises:
-        DataError: it is damaged.
-    """
-    try:
-        read: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Remove it, and run the same command again.") from error
-    return read

@@ -63,6 +63,25 @@ def test_a_killed_comparison_goes_on_with_the_same_command(images_folder: Path, 
     assert [row["name"] for row in report["strategies"]] == ["plain", "class-weights", "l2"]
 
 
+def test_trainings_at_the_same_time_come_to_the_same(images_folder: Path, tmp_path: Path) -> None:
+    """With as many threads each: the bits of a training depend on how many there are."""
+    found = []
+    for jobs in ("1", "2"):
+        words = [*COMPARE, str(images_folder), *PARTS, "--jobs", jobs, "--out", jobs]
+        finished = subprocess.run(  # noqa: S603
+            words, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stderr.count("seed 0: balanced accuracy") == 3, "each is told once, whoever has made it"
+        results = [json.loads(path.read_text("utf-8")) for path in sorted((tmp_path / jobs / "results").iterdir())]
+        found.append([{key: one[key] for key in ("strategy", "recipe", "curve", "test", "answers")} for one in results])
+    for one in (one for results in found for one in results):
+        for row in one["curve"]:
+            del row["seconds"], row["images_per_second"]
+    assert len(found[0]) == 3
+    assert found[0] == found[1]
+
+
 def test_json_is_the_document_and_quiet_says_nothing_else(
     images_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
