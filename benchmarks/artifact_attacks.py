@@ -402,7 +402,7 @@ def attacked(model: Model, case: Case, copy: Path) -> Path:
 
 def predicted(folder: Path) -> str:
     """What `steadylens predict` says of an attacked folder: its exit code, and "traceback" where there is one."""
-    words = [sys.executable, "-m", "steadylens.cli", "predict", str(folder), "-"]
+    words = [sys.executable, "-m", "steadylens", "predict", str(folder), "-"]
     done = subprocess.run(words, input=b"", capture_output=True, check=False)
     return str(done.returncode) + (" traceback" if b"Traceback" in done.stderr else "")
 

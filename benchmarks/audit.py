@@ -30,7 +30,7 @@ def ours(data: Path) -> tuple[dict[str, Sets], float]:
     """The sets of the findings on exact and on near copies, with paths relative to the folder, and the seconds."""
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "steadylens.cli", "audit", str(data), "--out", f"{folder}/audit", "--json"]
+        command = [sys.executable, "-m", "steadylens", "audit", str(data), "--out", f"{folder}/audit", "--json"]
         answer = subprocess.run([*command, "--quiet"], check=True, capture_output=True, text=True)
     seconds = time.perf_counter() - begin
     root = str(data.resolve()) + "/"

@@ -74,7 +74,7 @@ def make(source: Path, folder: Path, photos: int, seed: int) -> None:
 
 def steadylens(*words: object) -> dict[str, Any]:
     """What a command says."""
-    command = [sys.executable, "-m", "steadylens.cli", *map(str, words), "--json", "--quiet"]
+    command = [sys.executable, "-m", "steadylens", *map(str, words), "--json", "--quiet"]
     answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return answer
 

@@ -60,7 +60,7 @@ def bytes_after_imports() -> int:
 
 def train(data: Path, scratch: Path, limit: int, options: list[str]) -> tuple[int, int, float]:
     """The exit code of a training under the limit, the most anonymous memory it was seen to hold, and its seconds."""
-    command = [sys.executable, "-m", "steadylens.cli", "train", str(data), "--out", str(scratch / "run"), *options]
+    command = [sys.executable, "-m", "steadylens", "train", str(data), "--out", str(scratch / "run"), *options]
     begin, highest = time.perf_counter(), 0
     child = subprocess.Popen(
         command,

@@ -58,7 +58,7 @@ def splits_of(folder: Path, images: int | None = None, seed: int = 0) -> Iterato
 def report_of(data: Path, words: list[str], cache: Path | None = None) -> dict[str, Any]:
     """The report of one whole `steadylens train`; without a `cache` it decodes its images, as its peers do."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "steadylens.cli", "train", str(data), "--out", f"{folder}/run", *words]
+        command = [sys.executable, "-m", "steadylens", "train", str(data), "--out", f"{folder}/run", *words]
         environment = {**os.environ, "STEADYLENS_CACHE": str(cache or f"{folder}/cache")}
         answer = subprocess.run(
             [*command, "--json", "--quiet"], check=True, stdout=subprocess.PIPE, text=True, env=environment

@@ -43,7 +43,7 @@ def measure(data: Path, test: Path, network: str, epochs: int, seed: int, option
     words = [word for name, value in {**NONE, **options}.items() for word in (f"--{name}", value)]
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            sys.executable, "-m", "steadylens.cli", "train", str(data), "--test", str(test), "--out", f"{folder}/run",
+            sys.executable, "-m", "steadylens", "train", str(data), "--test", str(test), "--out", f"{folder}/run",
             "--network", network, "--epochs", str(epochs), "--seed", str(seed), "--set", "averaging=0", *words,
             "--json", "--quiet",
         ]  # fmt: skip

@@ -234,7 +234,8 @@ def compare(
         console=Console(quiet=quiet),
         stopwatch=Stopwatch(STARTED),
     )
-    print_out(json.dumps(found.report) if as_json else comparison_summary(found.folder, found.report))
+    if not helper:
+        print_out(json.dumps(found.report) if as_json else comparison_summary(found.folder, found.report))
 
 
 @app.command()
@@ -394,7 +395,3 @@ def _settings(pairs: list[str]) -> dict[str, str]:
 def print_out(text: str) -> None:
     """Write a result to stdout."""
     typer.echo(text)
-
-
-if __name__ == "__main__":
-    main()

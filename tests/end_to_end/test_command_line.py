@@ -46,7 +46,7 @@ Invoke = Callable[..., Left]
 def command(*arguments: str | Path, stdin: bytes | None = None) -> Left:
     """Run the real command in a process of its own."""
     done = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "steadylens.cli", *map(str, arguments)],
+        [sys.executable, "-m", "steadylens", *map(str, arguments)],
         input=stdin,
         capture_output=True,
         env=environment(),
@@ -626,7 +626,7 @@ def test_an_interruption_leaves_with_the_code_of_its_signal(
 ) -> None:
     arguments = ["train", str(images_folder), *SMALL, "--epochs", "1000000", "--out", str(tmp_path / "run")]
     with subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "steadylens.cli", *arguments],
+        [sys.executable, "-m", "steadylens", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -649,7 +649,7 @@ def test_no_colour_is_used_on_a_terminal_where_none_is_wanted(tmp_path: Path) ->
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     with subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "steadylens.cli", "predict", str(tmp_path), "x.png"],
+        [sys.executable, "-m", "steadylens", "predict", str(tmp_path), "x.png"],
         stdout=theirs,
         stderr=theirs,
         env={**environment(), "NO_COLOR": "1", "TERM": "xterm-256color"},

@@ -15,7 +15,7 @@ import pytest
 
 from steadylens import cli
 
-COMPARE = [sys.executable, "-m", "steadylens.cli", "compare"]
+COMPARE = [sys.executable, "-m", "steadylens", "compare"]
 PARTS = ["--epochs", "2", "--strategies", "class-weights,l2"]
 
 

@@ -237,7 +237,7 @@ def build(root: Path) -> Path:
 
 
 def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "-m", "steadylens.cli", *map(str, words)]
+    arguments = [sys.executable, "-m", "steadylens", *map(str, words)]
     return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=240)  # noqa: S603 - our own
 
 

@@ -114,7 +114,7 @@ def test_images_for_a_network_from_scratch_are_padded_where_it_is_asked_for(phot
 
 def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "steadylens.cli", "train", *map(str, arguments)],
+        [sys.executable, "-m", "steadylens", "train", *map(str, arguments)],
         capture_output=True, text=True, check=False, timeout=120, env={**os.environ, **environment},
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ SMALL = ("--network", "cnn-s", "--width", "0.2", "--epochs", "40", "--set", "pre
 def command(*words: str, folder: Path) -> subprocess.Popen[str]:
     """Begin the real command in a process of its own."""
     return subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "steadylens.cli", *words],
+        [sys.executable, "-m", "steadylens", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

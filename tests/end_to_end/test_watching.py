@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> Path:
 
 def command(*arguments: str | Path) -> tuple[int, str, str]:
     done = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "steadylens.cli", *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "steadylens", *map(str, arguments)], capture_output=True, text=True, check=False
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -57,7 +57,7 @@ def command(*arguments: str | Path) -> tuple[int, str, str]:
 @contextmanager
 def watching(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "steadylens.cli", "watch", *map(str, arguments)],
+        [sys.executable, "-m", "steadylens", "watch", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -180,7 +180,7 @@ def test_a_training_that_is_gone_on_with_is_logged_as_one(images_folder: Path, t
     run, options = tmp_path / "run", ["--network", "cnn-s", "--width", "0.2", "--set", "precision=fp32"]
     words = ["train", str(images_folder), *options, "--epochs", "40", "--out", str(run), "--log", "tensorboard"]
     with subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "steadylens.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "steadylens", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as training:
         assert training.stderr is not None
         for line in training.stderr:
