@@ -19,9 +19,9 @@ from steadylens.config import parse
 from steadylens.data.images import fit_array
 from steadylens.data.sources import index_arrays, read_index
 from steadylens.errors import ConfigError, DataError, ResourceError
-from steadylens.helpers import Part
 from steadylens.models import hub
 from steadylens.models.pretrained import Pretrained, from_file
+from steadylens.shares import Job
 from steadylens.training.backbones import CURATED
 
 OPTIONS: dict[str, Any] = {"network": "keras-blog", "epochs": 2}
@@ -34,7 +34,8 @@ def compare(
     folder: Path,
     names: list[str] | None = None,
     seeds: int = 1,
-    part: Part = Part(),  # noqa: B008 - frozen
+    jobs: int = 1,
+    share: list[Job] | None = None,
     **options: Any,  # noqa: ANN401
 ) -> Comparison:
     return comparison.compare(
@@ -43,7 +44,8 @@ def compare(
         parse({**OPTIONS, **options}),
         strategies=NAMES if names is None else names,
         seeds=seeds,
-        part=part,
+        jobs=jobs,
+        share=share,
         command="steadylens compare parts",
     )
 
@@ -131,7 +133,7 @@ def test_an_interrupted_comparison_does_what_is_missing_and_comes_to_the_same(
         ({"budget": "9m"}, "budget: None then, 540"),
         ({"names": ["focal"]}, "strategies: "),
         ({"seeds": 1}, "seeds: 2 then, 1 now"),
-        ({"part": Part(0, 2)}, "jobs: 1 then, 2 now"),
+        ({"jobs": 2}, "jobs: 1 then, 2 now"),
         ({"image_size": 16}, "image_size: 12 then, 16 now"),
     ],
     ids=lambda value: str(value)[:20],
@@ -158,21 +160,14 @@ def test_a_folder_of_something_else_is_left_alone(images_folder: Path, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_helper_does_its_part_and_nothing_once_its_comparison_is_gone(
-    copy: Path, images_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = json.loads((copy / "settings.json").read_text("utf-8"))
-    (copy / "settings.json").write_text(json.dumps({**settings, "jobs": 4}))
+def test_one_of_the_others_does_its_share_and_nothing_else(copy: Path, images_folder: Path) -> None:
     for path in (copy / "results").iterdir():
         path.unlink()
     page = (copy / "compare.html").stat().st_mtime_ns
     with files.locked(copy):  # as the comparison holds it
-        compare(images_folder, copy, seeds=2, part=Part(2, 4))
-        assert {path.name for path in (copy / "results").iterdir()} == {"ldam-drw-0.json", "ldam-drw-1.json"}
-        parents = iter([1000])
-        monkeypatch.setattr(comparison.os, "getppid", lambda: next(parents, 1))
-        compare(images_folder, copy, seeds=2, part=Part(3, 4))
-    assert {path.name for path in (copy / "results").iterdir()} == {"ldam-drw-0.json", "ldam-drw-1.json"}
+        made = compare(images_folder, copy, seeds=2, share=[("ldam-drw", 1), ("plain", 0)])
+    assert made.report == {}
+    assert {path.name for path in (copy / "results").iterdir()} == {"ldam-drw-1.json", "plain-0.json"}
     assert (copy / "compare.html").stat().st_mtime_ns == page
 
 

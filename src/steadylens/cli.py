@@ -191,7 +191,7 @@ def compare(
     strategies: Annotated[str | None, _option("Some of them, by name and with commas between. [all]")] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings of each strategy.")] = 1,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Trainings at once, which share the processors.")] = 1,
-    helper: Annotated[int, typer.Option("--helper", min=0, hidden=True)] = 0,
+    share: Annotated[bool, typer.Option("--share", hidden=True)] = False,
     network: Annotated[
         str | None, _option("What they share: keras-blog, cnn-s, cnn-m, cnn-l or cnn-xl. [keras-blog]")
     ] = None,
@@ -218,9 +218,9 @@ def compare(
     from steadylens.console import Console
     from steadylens.data.fixes import with_fixes
     from steadylens.data.sources import read_index
-    from steadylens.helpers import Part
     from steadylens.preparation import Stopwatch
     from steadylens.report.comparison_table import comparison_summary
+    from steadylens.shares import received
 
     found = comparison.compare(
         with_fixes(lambda advance: read_index(data, test=test, advance=advance), fixes),
@@ -228,13 +228,14 @@ def compare(
         shared,
         strategies=None if strategies is None else [name.strip() for name in strategies.split(",") if name.strip()],
         seeds=seeds,
-        part=Part(helper, jobs),
+        jobs=jobs,
+        share=received() if share else None,
         command=shlex.join(["steadylens", *sys.argv[1:]]),
-        again=[sys.executable, "-m", "steadylens", *sys.argv[1:]],
-        console=Console(quiet=quiet),
+        again=[sys.executable, "-P", "-m", "steadylens", "compare", "--share", *sys.argv[2:]],
+        console=Console(quiet=quiet or share),
         stopwatch=Stopwatch(STARTED),
     )
-    if not helper:
+    if not share:
         print_out(json.dumps(found.report) if as_json else comparison_summary(found.folder, found.report))
 
 

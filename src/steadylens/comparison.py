@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,7 +23,6 @@ from steadylens.data.store import cache_folder
 from steadylens.errors import DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
-from steadylens.helpers import Part, helped, share_of_threads
 from steadylens.interruption import Interrupted
 from steadylens.models import fresh
 from steadylens.models.inference import logits_of
@@ -34,6 +32,7 @@ from steadylens.report import contents
 from steadylens.report.comparison_contents import comparison_block
 from steadylens.report.comparison_page import write_comparison_page
 from steadylens.report.comparison_table import Board
+from steadylens.shares import Job, Others, dealt, threads_for
 from steadylens.training.backbones import choose_backbone
 from steadylens.training.checkpoint import Checkpoint
 from steadylens.training.diagnosis import diagnose
@@ -46,7 +45,7 @@ from steadylens.training.strategies import AUTO, NETWORK, Strategy, choose_strat
 
 DEFAULT_BUDGET_S = 1800.0
 EVALUATE_S = 3.0  # of each training's share, set aside for the intervals of its figures
-_LOOK_S = 0.5  # between two looks at what helpers have finished
+_LOOK_S = 0.5  # between two looks at what others have finished
 SCHEMA = 1
 
 
@@ -65,7 +64,8 @@ def compare(
     *,
     strategies: Sequence[str] | None = None,
     seeds: int = 1,
-    part: Part = Part(),  # noqa: B008 - frozen
+    jobs: int = 1,
+    share: Sequence[Job] | None = None,
     command: str,
     again: Sequence[str] = (),
     console: Console | None = None,
@@ -84,37 +84,39 @@ def compare(
         strategies: names of `training.strategies`; None is all of them. Plain is always among them.
         seeds: how many trainings of each strategy, with the seeds from `shared.seed` on. The splits are those of the
             first.
-        part: how many trainings go on at the same time, each with its share of the processors; and in a helper, which
-            part of them is its own. Where epochs end the trainings, what comes of them depends on the threads of each,
-            and on nothing else of it.
+        jobs: so many trainings go on at the same time, each with its share of the threads. Where epochs end the
+            trainings, what comes of them depends on how many threads each has, and on nothing else of it.
+        share: the trainings of one of the others that work for a comparison; None in the comparison itself.
         command: that makes the comparison, for the page.
-        again: the words of this command, with which helpers are started; needed where `part` has any.
+        again: the words with which the others are begun; needed for more than one job.
         console: where progress goes; None is nowhere.
         stopwatch: already running, where start-up is to count towards the budget.
 
     Raises:
         ConfigError: there is something else in the folder, or a comparison of other images or settings.
-        ResourceError: another process is at work in the folder, or one that helped has failed.
-        SteadylensError: see `errors`.
+        ResourceError: another process is at work in the folder.
+        SteadylensError: see `errors`; and where one of the others has failed, that with which it did.
     """
     console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
     shared = replace(shared, network=NETWORK) if shared.network == "auto" else shared
     chosen = choose_strategies(strategies, shared.network)
     budget = shared.budget or (None if shared.epochs else DEFAULT_BUDGET_S)
-    jobs = [(strategy, shared.seed + k) for k in range(seeds) for strategy in chosen]
+    trainings = [(strategy, shared.seed + k) for k in range(seeds) for strategy in chosen]
     plain = config_of(chosen[0], shared)
     require_own(folder)
     files.make_folder(folder / RESULTS)
-    alone = nullcontext() if part.is_helper else files.locked(folder)
-    with alone, _to_go_on(command), share_of_threads(part):
+    with files.locked(folder) if share is None else nullcontext(), _to_go_on(command):
         prepared = prepare(read, plain, console, watch, budget)
-        asked = settings_of(prepared, shared, [one.name for one in chosen], seeds, budget, part)
-        settings = agreed(folder, asked, len(jobs), watch)
+        asked = settings_of(prepared, shared, [one.name for one in chosen], seeds, budget, jobs)
+        settings = agreed(folder, asked, len(trainings), watch)
         shared = replace(shared, budget=None, precision=settings["precision"], device=settings["device"])
         experiment = _Experiment(read, prepared, shared, settings["seconds_each"])
-        with helped(again, part) as at_work:
-            results = _do_all(experiment, jobs, part, folder, console, at_work)
-        if part.is_helper:
+        results = _Results(folder, trainings, console)
+        with console.live(results.board.table) as results.drawn:
+            mine, *theirs = [share] if share is not None else dealt(results.missing(), jobs)
+            with threads_for(jobs), Others(again, theirs) as results.others:
+                _do(experiment, mine, results, folder)
+        if share is not None:
             return Comparison(folder, {})
         with console.stage("Comparing"):
             report = {
@@ -123,7 +125,7 @@ def compare(
                 "command": command,
                 "settings": settings,
                 "data": _data(prepared),
-                **_compared(prepared, chosen, results, shared.seed),
+                **_compared(prepared, chosen, results.in_order(), shared.seed),
                 "environment": contents.environment(),
             }
             files.write_json(folder / "compare.json", report)
@@ -158,70 +160,59 @@ def _compared(
 class _Results:
     """The results of all trainings, whoever makes them: taken in as their files appear, and shown.
 
+    Attributes:
+        board: the table of them.
+        drawn: whether it is on a terminal; else a line is said for each.
+        others: that are at work too.
+
     Args:
         folder: of the comparison.
-        jobs: every training, as strategy and seed.
-        console: told a line for each, unless the table is `drawn`.
+        trainings: all of them, as strategy and seed.
+        console: for the lines.
     """
 
-    def __init__(self, folder: Path, jobs: Sequence[tuple[Strategy, int]], console: Console) -> None:
-        self.board, self.drawn = Board(jobs), False
-        self._paths = {(strategy.name, seed): path_of(folder, strategy.name, seed) for strategy, seed in jobs}
-        self._found: dict[tuple[str, int], dict[str, Any]] = {}
+    def __init__(self, folder: Path, trainings: Sequence[tuple[Strategy, int]], console: Console) -> None:
+        self.board, self.drawn, self.others = Board(trainings), False, Others((), ())
+        self.strategies = {strategy.name: strategy for strategy, _ in trainings}
+        self._paths = {(strategy.name, seed): path_of(folder, strategy.name, seed) for strategy, seed in trainings}
+        self._found: dict[Job, dict[str, Any]] = {}
         self._console = console
         self._looked = -math.inf
 
-    def __contains__(self, job: tuple[Strategy, int]) -> bool:
-        """Whether a training is finished."""
-        return (job[0].name, job[1]) in self._found
-
-    def take_in(self) -> None:
-        """Look for what is new, but for what was there a moment ago."""
+    def missing(self) -> list[Job]:
+        """Look for what is new, and tell what is not there yet."""
         self._looked = time.monotonic()
-        for job, path in self._paths.items():
-            found = None if job in self._found else read_json(path)
-            if found is not None:
+        for job in [job for job in self._paths if job not in self._found]:
+            if (found := read_json(self._paths[job])) is not None:
                 self._found[job] = found
                 self.board.done(found)
                 if not self.drawn:
                     self._console.say(self.board.line(found))
+        return [job for job in self._paths if job not in self._found]
 
-    def working(self, strategy: Strategy, seed: int, text: str) -> None:
-        """Note where a training is, and look now and then for those of helpers."""
+    def working(self, job: Job, text: str) -> None:
+        """Note where a training is, and look now and then how the others are doing."""
         if time.monotonic() > self._looked + _LOOK_S:
-            self.take_in()
-        self.board.working(strategy.name, seed, text)
+            self.missing()
+            self.others.at_work()
+        self.board.working(*job, text)
 
     def in_order(self) -> list[dict[str, Any]]:
-        """Those that there are, in the order of the trainings."""
-        return [self._found[job] for job in self._paths if job in self._found]
+        """All of them, in the order of the trainings."""
+        return [self._found[job] for job in self._paths]
 
 
-def _do_all(
-    experiment: _Experiment,
-    jobs: Sequence[tuple[Strategy, int]],
-    part: Part,
-    folder: Path,
-    console: Console,
-    helpers_at_work: Callable[[], bool],
-) -> list[dict[str, Any]]:
-    """Do what is missing of one part of the trainings, and wait for the others; return the results that there are."""
-    parent, results = os.getppid(), _Results(folder, jobs, console)
-    with console.live(results.board.table) as results.drawn:
-        results.take_in()
-        for strategy, seed in part.of_all(jobs):
-            if part.is_helper and os.getppid() != parent:
-                break  # nobody waits for the rest
-            if (strategy, seed) not in results:
-                results.working(strategy, seed, "begins")
-                result = _train(experiment, strategy, seed, partial(results.working, strategy, seed))
-                files.write_json(path_of(folder, strategy.name, seed), result)
-                results.take_in()
-        while helpers_at_work():
-            time.sleep(_LOOK_S)
-            results.take_in()
-        results.take_in()
-    return results.in_order()
+def _do(experiment: _Experiment, share: Sequence[Job], results: _Results, folder: Path) -> None:
+    """Do a share of the trainings, and wait until the others have done theirs."""
+    for name, seed in share:
+        results.working((name, seed), "begins")
+        result = _train(experiment, results.strategies[name], seed, partial(results.working, (name, seed)))
+        files.write_json(path_of(folder, name, seed), result)
+        results.missing()
+    while results.others.at_work():
+        time.sleep(_LOOK_S)
+        results.missing()
+    results.missing()
 
 
 def _train(experiment: _Experiment, strategy: Strategy, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from steadylens import __version__, files
 from steadylens.config import Config
 from steadylens.data.split import Splits
 from steadylens.errors import ConfigError, DataError
-from steadylens.helpers import Part
 from steadylens.preparation import Prepared, Stopwatch
 from steadylens.training.resolution import choose_device
 from steadylens.training.speed import choose_precision
@@ -41,7 +40,7 @@ def require_own(folder: Path) -> None:
 
 
 def settings_of(
-    prepared: Prepared, shared: Config, names: Sequence[str], seeds: int, budget: float | None, part: Part
+    prepared: Prepared, shared: Config, names: Sequence[str], seeds: int, budget: float | None, jobs: int
 ) -> dict[str, Any]:
     """All that determines the results, in JSON values."""
     index = prepared.store.index
@@ -54,7 +53,7 @@ def settings_of(
         "image_size": prepared.preprocessing.image_size,
         "strategies": list(names),
         "seeds": seeds,
-        "jobs": part.of,
+        "jobs": jobs,
         "seed": shared.seed,
         "network": shared.network,
         "budget": budget,
@@ -72,7 +71,7 @@ def agreed(folder: Path, asked: dict[str, Any], trainings: int, watch: Stopwatch
     path = folder / SETTINGS
     kept = read_json(path)
     if kept is None:
-        share = None if asked["budget"] is None else _share(asked["budget"], trainings, asked["jobs"], watch.elapsed())
+        share = None if asked["budget"] is None else _share(asked["budget"], trainings, asked["jobs"], watch)
         if share is not None and share < FEWEST_S:
             raise ConfigError(
                 f"{trainings} trainings in {asked['budget']:.0f} s would get {max(0.0, share):.1f} s each, and need "
@@ -89,9 +88,11 @@ def agreed(folder: Path, asked: dict[str, Any], trainings: int, watch: Stopwatch
     return kept
 
 
-def _share(budget: float, trainings: int, jobs: int, elapsed: float) -> float:
-    """The seconds of each training: helpers take as long to begin as the comparison has taken so far."""
-    begun = elapsed if jobs == 1 else 2 * elapsed
+def _share(budget: float, trainings: int, jobs: int, watch: Stopwatch) -> float:
+    """The seconds of each training: the others begin as the comparison has begun, but find the images decoded."""
+    begun = watch.elapsed()
+    if jobs > 1:
+        begun += watch.elapsed() - watch.stages.get("decode", 0.0)
     return (budget - begun - PAGE_S) / math.ceil(trainings / jobs)
 
 

@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from steadylens.data.images import Preprocessing, Refusal, decode, fit_array
 from steadylens.data.reading import read_content
@@ -59,7 +60,11 @@ class Predictor:
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
         self._decode = partial(decode, **_resize(artifact.preprocessing))
-        self._network = folded(artifact.network, artifact.preprocessing.image_size)  # once, and not for each request
+
+    @cached_property
+    def _network(self) -> nn.Module:
+        """As it predicts: folded once, and not for each request."""
+        return folded(self.artifact.network, self.artifact.preprocessing.image_size)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from steadylens.models.pretrained import Backbone
 
-# Of the largest feature or logit: folding changes the rounding of each layer, by 1e-6 of it in float32.
+# Of the largest feature: folding changes the rounding of each layer, by 1e-6 of it in float32.
 TOLERANCE = 1e-4
 
 _Network = TypeVar("_Network", bound=nn.Module)
+_settled: WeakSet[Backbone] = WeakSet()  # those that were folded, or could not be: nothing is tried twice
 
 
 def folded(network: _Network, image_size: int) -> _Network:
@@ -30,39 +32,53 @@ def folded(network: _Network, image_size: int) -> _Network:
         network: with a `Backbone` in it; any other, and one that has nothing to fold, is returned as it is.
         image_size: side of the images that it takes, in pixels.
     """
-    found = [module for module in network.modules() if isinstance(module, Backbone)]
-    if not any(isinstance(module, nn.BatchNorm2d) for backbone in found for module in backbone.modules()):
+    if all(backbone in _settled or not _has_norms(backbone) for backbone in _backbones(network)):
         return network
-    copy = deepcopy(network).eval()
-    parameter = next(copy.parameters())
-    noise = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(parameter.device)
-    with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
-        for backbone in (module for module in copy.modules() if isinstance(module, Backbone)):
-            before = backbone.features(noise)
-            _fold(backbone, noise)
-            if not _alike(backbone.features(noise), before):
-                return network
-    return copy
+    try:
+        # On a processor, which computes in float32 what a GPU may round to fewer bits.
+        copy = deepcopy(network).to("cpu").eval()
+        same = min(_fold(backbone, image_size) for backbone in _backbones(copy))
+    except RuntimeError:  # it holds what cannot be copied
+        same = False
+    kept = copy.to(next(network.parameters()).device) if same else network
+    _settled.update(_backbones(kept))
+    return kept
+
+
+def _backbones(network: nn.Module) -> list[Backbone]:
+    return [module for module in network.modules() if isinstance(module, Backbone)]
+
+
+def _has_norms(backbone: Backbone) -> bool:
+    return any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
+
+
+@torch.no_grad()
+def _fold(backbone: Backbone, image_size: int) -> bool:
+    """Fold each batch norm whose input is what one convolution gave; tell whether its answers are still the same."""
+    noise = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", enabled=False):
+        before = backbone.features(noise)
+        for convolution, norm in _pairs(backbone, noise):
+            _put_into(convolution, norm, backbone)
+        return _alike(backbone.features(noise), before)
 
 
 def _alike(after: Tensor, before: Tensor) -> bool:
     return bool((after - before).abs().max() <= TOLERANCE * before.abs().max())
 
 
-def _fold(backbone: Backbone, noise: Tensor) -> None:
-    """Fold each batch norm whose input is what one convolution gave, as a look at noise shows."""
-    names = {module: name for name, module in backbone.named_modules()}
-    for convolution, norm in _pairs(backbone, noise):
-        if norm.running_mean is None or norm.running_var is None:
-            continue  # it goes by the batch that it sees
-        weight, bias = fuse_conv_bn_weights(
-            convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )  # fmt: skip
-        convolution.weight, convolution.bias = weight, bias
-        parent, _, name = names[norm].rpartition(".")
-        # timm's batch norms with an activation hold what follows the norm as `drop` and `act`.
-        after = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
-        setattr(backbone.get_submodule(parent), name, nn.Sequential(*after))
+def _put_into(convolution: nn.Conv2d, norm: nn.BatchNorm2d, backbone: Backbone) -> None:
+    """Fold a batch norm into the convolution before it, unless it goes by the batch that it sees."""
+    if norm.running_mean is None or norm.running_var is None:
+        return
+    convolution.weight, convolution.bias = fuse_conv_bn_weights(
+        convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )  # fmt: skip
+    parent, _, name = next(name for name, module in backbone.named_modules() if module is norm).rpartition(".")
+    # timm's batch norms with an activation hold what follows the norm as `drop` and `act`.
+    after = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
+    setattr(backbone.get_submodule(parent), name, nn.Sequential(*after))
 
 
 def _pairs(backbone: Backbone, noise: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:

@@ -41,6 +41,7 @@ def _cell_means(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     cut = side // cells * cells
     grid = pixels[:, :cut, :cut].reshape(len(pixels), cells, cut // cells, cells, cut // cells, 3)
     skip = max(1, cut // cells // 4)
-    grid = grid[:, :, ::skip, :, ::skip]
+    first = (cut // cells - 1) % skip // 2  # as far from one side as from the other, for mirror images
+    grid = grid[:, :, first::skip, :, first::skip]
     means: NDArray[np.float32] = grid.mean((2, 4), dtype=np.float32).reshape(len(pixels), -1)
     return means

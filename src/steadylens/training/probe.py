@@ -44,7 +44,7 @@ FOLDS = 5
 # Images among which the strength is chosen; it varies slowly with their number, and so many are enough to tell.
 MOST_TO_CHOOSE = 8000
 _PIECE = 256  # images between two reports of progress
-_FORMAT = 1  # of the features in the cache: raised when the same pixels come to give others
+_FORMAT = 2  # of the features in the cache: raised when the same pixels come to give others
 
 
 @dataclass(frozen=True)
@@ -260,8 +260,9 @@ def _moments(features: Features) -> tuple[Features, Features]:
 def _fitting() -> Iterator[None]:
     """What regressions are fitted in, one in each thread.
 
-    Each takes one thread for its products: of such shapes, several are in each other's way, and take five times as
-    long. 200 steps bring it close enough without a warning: what counts is judged on images that were left out.
+    Each takes one thread for its products: of such shapes, two were in each other's way, and took five times as long
+    (two cores of an Intel Xeon). 200 steps bring it close enough without a warning: what counts is judged on images
+    that were left out.
     """
     with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -69,14 +69,14 @@ def _timed(
 
     if device == "cuda" and ours:
         step = recorded(step)
+    rate = len(images) / _time(step, device)
     few = images[: suitable_batch(spec.image_size, torch.device(device))]
+    asked = folded(network.eval(), spec.image_size)
 
     def predict() -> None:
         with torch.inference_mode():
             asked(few)
 
-    rate = len(images) / _time(step, device)
-    asked = folded(network.eval(), spec.image_size)
     return rate, _time(predict, device) / len(few)
 
 
