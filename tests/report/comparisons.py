@@ -64,13 +64,13 @@ def block(results: Sequence[Mapping[str, Any]], labels: NDArray[np.int64] = LABE
     return comparison_block(strategies(*names), results, labels, CLASSES, seed=0)
 
 
-def report(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def report(results: Sequence[Mapping[str, Any]], jobs: int = 1) -> dict[str, Any]:
     """As compare.json holds it."""
     return {
         "schema": 1, "steadylens_version": "0.1.0", "command": "steadylens compare 'a <b>'",
         "settings": {
             "network": "keras-blog", "seeds": len({one["seed"] for one in results}), "seconds_each": 12.0,
-            "epochs": None, "budget": 60.0,
+            "epochs": None, "budget": 60.0, "jobs": jobs,
         },
         "data": {
             "splits": {"train": dict.fromkeys(CLASSES, 50)}, "imbalance_factor": 4.0, "notes": ["A note <b>."],

@@ -40,6 +40,12 @@ def test_every_strategy_is_explained_and_told(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_how_many_trained_at_the_same_time_is_said_where_it_was_more_than_one(tmp_path: Path) -> None:
+    one, two = (Page(write_comparison_page(tmp_path, report(FEW, jobs)).read_text("utf-8")) for jobs in (1, 2))
+    assert "At the same time" not in one.text
+    assert "At the same time 2" in words(two.text)
+
+
 @pytest.mark.parametrize("results", [ALL, FEW, FEW[:1]], ids=["all", "few", "plain"])
 def test_it_is_whole_and_loads_nothing(tmp_path: Path, results: list[dict[str, Any]]) -> None:
     page = page_of(tmp_path, results)
