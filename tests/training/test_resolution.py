@@ -244,6 +244,13 @@ def test_a_larger_network_is_taken_where_the_time_allows_it() -> None:
         assert result.recipe.network == network, "so few passes or steps do not pay for a larger one"
 
 
+def test_a_larger_network_is_taken_where_few_passes_are_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolution, "MANY_STEPS", 60)
+    for epochs, network in ((54, FAMILY[0]), (55, FAMILY[-1])):  # 59 and 60 steps over the 70 images
+        found = selected({"width": 0.1, "epochs": epochs, **QUICK}, seconds=1e7)
+        assert found.recipe.network == network
+
+
 def fake_time(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     """A wall clock on which each look takes `factor` times as long as the one before."""
     ticks = itertools.accumulate(factor**i for i in itertools.count())

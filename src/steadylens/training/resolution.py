@@ -24,9 +24,11 @@ from steadylens.training.optimizers import usual_optimizer
 from steadylens.training.speed import BATCH_TUNED, BATCHES, choose_precision, measure_speed
 
 # A larger network is taken only where the budget allows it so many passes and so many steps: below, the smaller ones
-# that there is time for are better together than it is alone (docs/benchmarks.md).
+# that there is time for are better together than it is alone. Where there are so many images that few passes are many
+# steps, there is no time for several, and the larger one learns more from each image (docs/benchmarks.md).
 FEWEST_EPOCHS = 60
 FEWEST_STEPS = 2500
+MANY_STEPS = 6000
 FEW_EPOCHS = 20  # in fewer, much mixing costs more than it gains; at 24 there was no difference
 # A network that has gone through its training images so often gains little from more, and several networks together
 # gain much (docs/benchmarks.md); each of them costs as much again in use.
@@ -297,7 +299,7 @@ def _network(
         epochs = math.inf if seconds is None else seconds * rate / len(train)
         epochs = min(epochs, config.epochs or math.inf)
         steps = epochs * len(train) / BATCHES[device]
-        if name != candidates[0] and (epochs < FEWEST_EPOCHS or steps < FEWEST_STEPS):
+        if name != candidates[0] and steps < (FEWEST_STEPS if epochs >= FEWEST_EPOCHS else MANY_STEPS):
             break
         reason = f"{rate:,.0f} images/s: about {epochs:.0f} epochs in the time there is"
         chosen = _Speed(name, reason, epochs, rate, prediction)
