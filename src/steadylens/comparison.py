@@ -113,6 +113,7 @@ def compare(
         experiment = _Experiment(read, prepared, shared, settings["seconds_each"])
         results = _Results(folder, trainings, console)
         with console.live(results.board.table) as results.drawn:
+            results.take_in()
             mine, *theirs = [share] if share is not None else dealt(results.missing(), jobs)
             with threads_for(jobs), Others(again, theirs) as results.others:
                 _do(experiment, mine, results, folder)
@@ -179,21 +180,24 @@ class _Results:
         self._console = console
         self._looked = -math.inf
 
-    def missing(self) -> list[Job]:
-        """Look for what is new, and tell what is not there yet."""
+    def take_in(self) -> None:
+        """Look for what is new, and show it."""
         self._looked = time.monotonic()
-        for job in [job for job in self._paths if job not in self._found]:
+        for job in self.missing():
             if (found := read_json(self._paths[job])) is not None:
                 self._found[job] = found
                 self.board.done(found)
                 if not self.drawn:
                     self._console.say(self.board.line(found))
+
+    def missing(self) -> list[Job]:
+        """What had not been found when it was looked for last."""
         return [job for job in self._paths if job not in self._found]
 
     def working(self, job: Job, text: str) -> None:
         """Note where a training is, and look now and then how the others are doing."""
         if time.monotonic() > self._looked + _LOOK_S:
-            self.missing()
+            self.take_in()
             self.others.at_work()
         self.board.working(*job, text)
 
@@ -208,11 +212,11 @@ def _do(experiment: _Experiment, share: Sequence[Job], results: _Results, folder
         results.working((name, seed), "begins")
         result = _train(experiment, results.strategies[name], seed, partial(results.working, (name, seed)))
         files.write_json(path_of(folder, name, seed), result)
-        results.missing()
+        results.take_in()
     while results.others.at_work():
         time.sleep(_LOOK_S)
-        results.missing()
-    results.missing()
+        results.take_in()
+    results.take_in()
 
 
 def _train(experiment: _Experiment, strategy: Strategy, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:

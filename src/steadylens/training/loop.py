@@ -28,7 +28,7 @@ from steadylens.training.early_stopping import BestWeights
 from steadylens.training.gain import tempered_log_loss, tempered_losses
 from steadylens.training.imbalance import as_tensor, balance, objective_of
 from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
-from steadylens.training.optimizers import Rates, adamw, muon, rate_at, set_rate
+from steadylens.training.optimizers import Rates, optimizer_of, rate_at, set_rate
 from steadylens.training.position import put_back, take
 from steadylens.training.recorder import Recorder
 from steadylens.training.regularize import WeightAverage
@@ -232,19 +232,15 @@ def begin(
         loss_of=objective_of(remedy, recipe.label_smoothing, device),
         policy=policy_of(recipe.augment, flip=recipe.flip, minority_only=minority),
         strengths=as_tensor(remedy.strengths, device),
-        optimizer=_optimizer(network, recipe, rates),
+        optimizer=optimizer_of(
+            recipe.optimizer, network, recipe.learning_rate, recipe.l2, half=recipe.precision == "bf16", rates=rates
+        ),
         average=WeightAverage(network, recipe.averaging),
         watch=LossWatch(cost_of_guessing(remedy), change, good_weights),
         device=device,
         recorder=Recorder(device) if isinstance(source, Resident) and isinstance(network, StagedCNN) else None,
         on_step=on_step,
     )
-
-
-def _optimizer(network: nn.Module, recipe: Recipe, rates: Rates | None) -> torch.optim.Optimizer:
-    if recipe.optimizer == "muon":
-        return muon(network, recipe.learning_rate, recipe.l2, half=recipe.precision == "bf16")
-    return adamw(network, recipe.learning_rate, recipe.l2, rates)
 
 
 def save_place(

@@ -27,6 +27,15 @@ def usual_optimizer(network: str) -> str:
     return "muon" if network in FAMILY else "adamw"
 
 
+def optimizer_of(
+    name: str, network: nn.Module, learning_rate: float, l2: float, *, half: bool, rates: Rates | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of this name, "muon" or "adamw"; the arguments are those of the two."""
+    if name == "muon":
+        return muon(network, learning_rate, l2, half=half)
+    return adamw(network, learning_rate, l2, rates)
+
+
 def adamw(network: nn.Module, learning_rate: float, l2: float, rates: Rates | None = None) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019): L2 as decay decoupled from the adaptive step, on weights only.
 

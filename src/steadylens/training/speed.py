@@ -20,7 +20,7 @@ from steadylens.models.inference import suitable_batch
 from steadylens.models.pretrained import Backbone
 from steadylens.training.finetune import thaw
 from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
-from steadylens.training.optimizers import adamw, muon, usual_optimizer
+from steadylens.training.optimizers import optimizer_of, usual_optimizer
 from steadylens.training.recorder import recorded
 
 BATCHES, BATCH_TUNED = {"cpu": 64, "cuda": 128}, 32  # of a step, from scratch and of a pretrained backbone
@@ -58,8 +58,8 @@ def _timed(
     pixels, labels = train.take(np.arange(size))
     images = to_input(torch.from_numpy(pixels).to(device), preprocessing.mean, preprocessing.std)
     targets = torch.from_numpy(labels).to(device)
-    ours = usual_optimizer(spec.name) == "muon"
-    optimizer = muon(network, 0.0, 0.0, half=precision == "bf16") if ours else adamw(network, 0.0, 0.0)
+    name = usual_optimizer(spec.name)
+    optimizer = optimizer_of(name, network, 0.0, 0.0, half=precision == "bf16")
 
     def step() -> None:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
@@ -67,7 +67,7 @@ def _timed(
         torch.nn.functional.cross_entropy(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    if device == "cuda" and ours:
+    if device == "cuda" and name == "muon":
         step = recorded(step)
     rate = len(images) / _time(step, device)
     few = images[: suitable_batch(spec.image_size, torch.device(device))]
