@@ -176,10 +176,12 @@ def _at_hand(config: Config, index: ImageIndex, device: str, seconds: float | No
             f"{CURATED[0].network}, or give a file by --weights; for photographs they are worth more than anything else"
         )
     chosen, precision = here[0], choose_precision(config.precision, device)[0]
-    for candidate in here if seconds is not None else here[:1]:
+    for candidate in here[1:]:
+        if seconds is None:
+            break
         cfg = hub.from_hub(candidate.network)
         rate = forward_rate(_bare(cfg, device), cfg.image_size, device, precision)
-        if seconds is not None and candidate != here[0] and len(index) / rate > SHARE_OF_LARGER * seconds:
+        if len(index) / rate > SHARE_OF_LARGER * seconds:
             break
         chosen = candidate
     figures = f"{chosen.parameters:g} million parameters, {chosen.top1:g} % on ImageNet"
