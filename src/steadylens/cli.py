@@ -102,7 +102,7 @@ def train(
         str | None, _option("The JSON file that says what --weights mean. [the one beside them]")
     ] = None,
     depth: Annotated[
-        str | None, _option("Number of convolutions: all of keras-blog's, each stage's of the others.")
+        str | None, _option("Convolutions: all of keras-blog's, or those after the first in each stage.")
     ] = None,
     width: Annotated[str | None, _option("Factor for the neurons of every hidden layer. [1]")] = None,
     image_size: Annotated[str | None, _option("Side to which images are resized, in pixels, or auto.")] = None,

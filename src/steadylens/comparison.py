@@ -18,7 +18,6 @@ from steadylens.comparison_folder import RESULTS, agreed, named, path_of, read_j
 from steadylens.config import Config
 from steadylens.console import Console
 from steadylens.data.sources import ImageIndex, Tally
-from steadylens.data.split import units_of
 from steadylens.data.store import cache_folder
 from steadylens.errors import DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
@@ -233,11 +232,10 @@ def _train(experiment: _Experiment, strategy: Strategy, seed: int, tell: Callabl
         prepared = _prepared_for_auto(experiment, config)
     splits, classes = prepared.splits, prepared.store.index.classes
     training, validation, test = (prepared.part(rows) for rows in (splits.train, splits.validation, splits.test))
-    index = prepared.store.index
     selection, place = select(
         config, classes, training, validation, prepared.preprocessing, prepared.reasons["image_size"],
         seconds=left(EVALUATE_S), backbone=prepared.backbone.pretrained, reasons=prepared.reasons,
-        units=units_of(index, np.arange(len(index)), prepared.near.clusters),
+        units=prepared.units,
         on_step=partial(_tell_step, tell, "tries recipes, "),
     )  # fmt: skip
     looked_at = (len(validation) + len(test)) * (1 if selection.recipe.mirror == "off" else 3)
@@ -298,7 +296,8 @@ def _fit(
     network.take_in(pretrained)
     return adapt(
         network, training, validation, recipe, prepared.preprocessing,
-        seconds=seconds, seconds_per_image=selection.seconds_per_image, cache=cache_folder(), on_step=on_step,
+        seconds=seconds, seconds_per_image=selection.seconds_per_image, cache=cache_folder(),
+        clusters=prepared.units[training.rows], on_step=on_step,
     ).fitted  # fmt: skip
 
 

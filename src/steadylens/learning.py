@@ -136,7 +136,8 @@ def _train_again(
         network.take_in(backbone)
         second = refitting.readapt(
             network, parts, selection.recipe, prepared.preprocessing, first,
-            seconds=seconds, cache=cache_folder(), checkpoints=checkpoints, on_step=progress.step,
+            seconds=seconds, cache=cache_folder(), clusters=prepared.units[images.rows], checkpoints=checkpoints,
+            on_step=progress.step,
         )  # fmt: skip
     block = {"images": len(images), **asdict(second)}
     why = f"trained again on all {len(images):,} images of train and validation, for {second.epochs} epochs"
@@ -168,7 +169,8 @@ def _train(
     network.take_in(backbone.pretrained)
     adapted = adapt(
         network, training, validation, recipe, prepared.preprocessing,
-        seconds=seconds, seconds_per_image=selection.seconds_per_image, cache=cache_folder(), checkpoints=checkpoints,
+        seconds=seconds, seconds_per_image=selection.seconds_per_image, cache=cache_folder(),
+        clusters=prepared.units[training.rows], checkpoints=checkpoints,
         on_features=lambda share, rate: onlookers.advance(share, f"looking at images  {rate:,.0f} images/s"),
         on_step=progress.step, on_epoch=progress.epoch,
     )  # fmt: skip

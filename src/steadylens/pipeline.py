@@ -21,7 +21,7 @@ from steadylens.data.audit import unless_kept
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.findings import by_seriousness
 from steadylens.data.sources import ImageIndex, Tally
-from steadylens.data.split import read_splits, units_of
+from steadylens.data.split import read_splits
 from steadylens.data.store import cache_folder, prune
 from steadylens.deployment import artifact, predictor
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
@@ -115,6 +115,7 @@ def _do(
 ) -> dict[str, Any]:
     """The run as a story; every stage that an earlier process has done is taken from the run's checkpoints."""
     budget = config.budget or (None if config.epochs else DEFAULT_BUDGET_S)
+    config = replace(config, budget=budget)
     prepared = prepare(read, config, console, watch, budget, earlier)
     index, splits = prepared.store.index, prepared.splits
     _keep_index(run, prepared, begun)
@@ -198,7 +199,7 @@ def _select(
     selection, _ = select(
         config, index.classes, train, validation, prepared.preprocessing, prepared.reasons["image_size"],
         seconds=to_train, backbone=prepared.backbone.pretrained,
-        reasons=prepared.reasons, units=units_of(index, np.arange(len(index)), prepared.near.clusters),
+        reasons=prepared.reasons, units=prepared.units,
         checkpoints=checkpoints, say=console.say,
         on_step=lambda step: advance(step.progress, f"a trial: epoch {step.epoch}  loss {step.loss:.3f}"),
     )  # fmt: skip

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from steadylens.data.duplicates import NearDuplicates, find_near_duplicates
 from steadylens.data.findings import Finding
 from steadylens.data.images import Preprocessing
 from steadylens.data.sources import ImageIndex, Tally
-from steadylens.data.split import Splits, split
+from steadylens.data.split import Splits, split, units_of
 from steadylens.data.store import Store, cache_folder, decode
 from steadylens.training.backbones import BackboneChoice, choose_backbone
 from steadylens.training.framing import choose_fit
@@ -79,6 +80,11 @@ class Prepared:
         """The images of one split."""
         return LabelledPixels(self.store.pixels, rows, self.store.index.labels[rows])
 
+    @cached_property
+    def units(self) -> NDArray[np.int64]:
+        """A number for each row of the store; those of images that show the same, or stand in one group, are equal."""
+        return _units(self.store, self.near)
+
 
 def prepare(
     read: Callable[[Tally], ImageIndex],
@@ -96,7 +102,8 @@ def prepare(
     index = indexed(read, console, watch)
     with watch.stage("choose"), console.stage("Choosing"):
         backbone = choose_backbone(config, index, choose_device(config.device)[0], seconds=left())
-        size, size_reason = choose_image_size(config, index.widths, index.heights)
+        rows = index.but_test()
+        size, size_reason = choose_image_size(config, index.widths[rows], index.heights[rows])
         reasons = {"image_size": size_reason, **backbone.why}
     # Copies and odd images are looked for among squashed ones: the bars of padded ones are alike in all.
     frame = backbone.frame("squash", size)
@@ -105,7 +112,9 @@ def prepare(
     splits = _split(store, near, config, console, watch, earlier)
     train = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train])
     with watch.stage("choose"):
-        fit, reasons["image_fit"] = choose_fit(config, backbone, store.index, train, frame, seconds=left())
+        fit, reasons["image_fit"] = choose_fit(
+            config, backbone, store.index, train, frame, units=_units(store, near), seconds=left()
+        )
     if fit != frame.fit:
         frame = replace(frame, fit=fit)
         store = decoded(index, frame, console, watch)
@@ -119,6 +128,10 @@ def prepare(
     for text in (*fixed, *(f.sentence() for f in findings), *splits.notes):
         console.say(f"  {text}")
     return Prepared(store, near, findings, splits, frame, backbone, reasons)
+
+
+def _units(store: Store, near: NearDuplicates) -> NDArray[np.int64]:
+    return units_of(store.index, np.arange(len(store.index)), near.clusters)
 
 
 def _split(

@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from steadylens import cli
+from steadylens import cli, pipeline
 from steadylens.errors import ConfigError
 
 CLASSES = ["bolt", "nut", "washer"]
@@ -403,6 +403,18 @@ def test_a_budget_ends_the_training(images_folder: Path, tmp_path: Path, invoke:
     assert left.code == 0, left.err
     training = json.loads(left.out)["training"]
     assert (training["stopped"], training["budget_s"]) == ("budget", float(budget[:-1]))
+
+
+def test_a_budget_that_was_not_asked_for_is_in_the_report_too(
+    images_folder: Path, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "DEFAULT_BUDGET_S", 2.5)
+    left = invoke("train", images_folder, "--network", "cnn-s", "--width", "0.2", "--out", tmp_path / "run", "--json")
+    assert left.code == 0, left.err
+    report = json.loads(left.out)
+    assert (report["training"]["stopped"], report["training"]["budget_s"]) == ("budget", 2.5)
+    assert report["selection"]["why"]["budget"] == "the default"
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["budget"] == 2.5
 
 
 # The other commands

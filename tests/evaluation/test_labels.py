@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -142,6 +144,25 @@ def test_what_lies_far_out_is_an_outlier_the_farthest_first() -> None:
 @pytest.mark.parametrize("n", [0, 1, 50])
 def test_equal_distances_hold_no_outlier(n: int) -> None:
     assert outliers(np.full(n, 0.2), [str(row) for row in range(n)]) == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "units", "unchecked"),
+    [
+        ([0, 1, 2], [0, 1, 2], [0, 1, 2]),
+        ([0, 0, 0, 1, 1], [0, 0, 0, 1, 1], [0, 1, 2, 3, 4]),
+        ([0, *[1] * 12, *[2] * 12], range(25), [0]),  # the first fold would hold the lone image of class 0 alone
+    ],
+)
+def test_what_no_network_can_judge_is_said_and_the_rest_is_checked(
+    labels: list[int], units: Sequence[int], unchecked: list[int]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (len(labels), 8, 8, 3), np.uint8)
+    images = LabelledPixels(pixels, np.arange(len(labels)), np.array(labels))
+    paths = [f"{row:02d}.png" for row in range(len(labels))]
+    config = Config(network="cnn-s", width=0.125, epochs=1, batch_size=16, precision="fp32")
+    findings = check_all(images, np.array(units), CLASSES[:3], paths, config, seconds=None)
+    assert [f.paths for f in findings if f.kind == "unchecked-label"] == [tuple(paths[row] for row in unchecked)]
 
 
 def test_all_labels_are_checked_by_networks_that_did_not_learn_them() -> None:

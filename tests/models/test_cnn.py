@@ -158,6 +158,9 @@ def test_the_stem_whitens_the_images_that_it_was_made_for(side: int) -> None:
     moments = seen[:half].double() @ seen[:half].double().T / seen.shape[1]
     assert torch.allclose(moments, torch.diag(moments.diag()), atol=0.02), "uncorrelated"
     assert ((moments.diag() > 0.9) & (moments.diag() < 1.01)).all(), "of one variance"
+    filters = stem.conv.weight.clone()
+    network.whiten(images * 4 + 2, lambda some: (some - 2) / 4)  # prepared a few at a time
+    assert torch.allclose(stem.conv.weight, filters, atol=1e-3)
 
 
 def test_images_of_one_colour_leave_the_stem_finite() -> None:

@@ -51,6 +51,7 @@ def test_read_in_pieces_of_any_size_the_rows_are_the_same(
 def test_of_an_epoch_that_was_done_twice_the_later_row_counts() -> None:
     rows = [{"epoch": 1, "x": 1}, {"epoch": 3, "x": 2}, {"epoch": 2, "x": 3}, {"epoch": 3, "x": 4}]
     assert by_epoch(rows) == [{"epoch": 1, "x": 1}, {"epoch": 2, "x": 3}, {"epoch": 3, "x": 4}]
+    assert by_epoch(rows[:3]) == [{"epoch": 1, "x": 1}, {"epoch": 2, "x": 3}]  # the training ended there
 
 
 @pytest.mark.parametrize(

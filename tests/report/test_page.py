@@ -277,6 +277,33 @@ def test_verdict_is_honest(
     assert sentence in opening
 
 
+def test_with_one_class_tested_any_answer_is_a_guess(make_run: MakeRun) -> None:
+    def change(report: dict[str, Any]) -> None:
+        report["diagnosis"]["verdict"] = "good"
+        report["test"]["balanced_accuracy"] = {"value": 0.95, "low": 0.9, "high": 0.99}
+        report["test"]["worst_class_recall"] = {"value": 0.9, "low": 0.8, "high": 0.95}
+        for row in report["test"]["per_class"][1:]:
+            row |= {"precision": None, "recall": None, "f1": None, "support": 0}
+
+    classes = ("ok", "scratch", "dent")
+    text = page_of(make_run(classes, change=change, plots=False)).text
+    assert words(f"Not told apart from guessing: right on {percent(0.95)}") in text  # so is whoever always says "ok"
+    assert "Deciding about \u201cscratch\u201d and \u201cdent\u201d: no test image was one" in text
+
+
+def test_a_class_that_was_not_tested_lowers_the_verdict(make_run: MakeRun) -> None:
+    def change(report: dict[str, Any]) -> None:
+        report["diagnosis"]["verdict"] = "good"
+        report["test"]["balanced_accuracy"] = {"value": 0.95, "low": 0.9, "high": 0.99}
+        report["test"]["worst_class_recall"] = {"value": 0.9, "low": 0.8, "high": 0.95}
+        report["test"]["per_class"][2] |= {"precision": None, "recall": None, "f1": None, "support": 0}
+
+    text = page_of(make_run(("ok", "scratch", "dent"), change=change, plots=False)).text
+    assert "Usable with care" in text
+    assert "Steady" not in text
+    assert "Deciding about \u201cdent\u201d: no test image was one" in text
+
+
 def test_leakage_lowers_the_verdict(make_run: MakeRun) -> None:
     def change(report: dict[str, Any]) -> None:
         report["diagnosis"]["verdict"] = "good"

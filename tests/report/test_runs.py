@@ -120,11 +120,11 @@ def test_a_finished_run_has_the_figures_of_its_test(make: MakeRun) -> None:
 
 def test_before_that_the_best_of_validation_counts_and_the_time_so_far(make: MakeRun) -> None:
     run = make(epochs=4)
-    append(run, 3, 0.1)  # done again after an interruption: the later row counts
+    append(run, 3, 0.1)  # done again after an interruption: what was there from this epoch on is lost
     with files.locked(run):
         before = seen(run)
     assert before.score is not None
-    assert (before.score.split, before.epochs) == ("validation", 4)
+    assert (before.score.split, before.epochs) == ("validation", 3)
     assert before.score.figure.value == pytest.approx(0.8)
     assert before.seconds == pytest.approx(time.time() - before.begun.timestamp(), abs=60)
     for path in [*run.rglob("*"), run]:

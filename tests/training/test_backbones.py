@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,14 @@ def test_auto_goes_on_from_scratch_and_says_why(
     choice = choose({}, pixels)
     assert choice.pretrained is None
     assert reason in choice.why["network"]
+
+
+def test_a_given_test_split_has_no_say(at_hand: Callable[[set[str]], None]) -> None:
+    at_hand({CURATED[0].network})
+    mixed = index_of(np.concatenate([photos(80, 4), digits(80)]))
+    for ours, others, found in (("train", "test", True), ("test", "train", False)):
+        index = replace(mixed, splits=(ours,) * 4 + (others,) * 12)
+        assert (choose_backbone(parse({}), index, "cpu", seconds=None).pretrained is not None) is found
 
 
 def test_small_images_are_learned_from_scratch_without_a_word(at_hand: Callable[[set[str]], None]) -> None:

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from steadylens.config import Recipe
+from steadylens.config import Config, Recipe
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
 from steadylens.evaluation.labels import doubt
-from steadylens.training.crossfit import CrossFit, cross_fit, deal
+from steadylens.training.crossfit import CrossFit, choose_recipe, cross_fit, deal
 
 PREPROCESSING = Preprocessing(8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 RECIPE = Recipe(
@@ -107,6 +107,19 @@ def test_folds_keep_units_whole_and_leave_every_class_something_to_learn_from(
     assert all(len(np.unique(fold_of[unit_of == unit])) == 1 for unit in np.unique(unit_of))
     for fold in range(folds):
         assert set(labels[fold_of == fold]) <= set(labels[fold_of != fold])
+
+
+def test_the_recipe_is_chosen_by_a_fold_that_holds_something_out() -> None:
+    images = coloured(61)
+    labels = np.where(np.arange(61) < 1, 0, 1 + np.arange(61) % 2)
+    some = LabelledPixels(images.pixels, images.rows, labels)
+    for folds in range(2, 6):  # whose first one the only image of class 0 comes to
+        assert deal(labels, np.arange(61), folds, 0)[0] == -1
+        recipe = choose_recipe(
+            some, np.arange(61), ("a", "b", "c"), PREPROCESSING, Config(epochs=1, precision="fp32"), folds=folds,
+            seconds=None,
+        )  # fmt: skip
+        assert (recipe.imbalance, recipe.optimizer, recipe.l2) == ("none", "adamw", 0.05)
 
 
 def test_folds_are_stratified() -> None:

@@ -23,7 +23,7 @@ from steadylens.models import answering, spec_answering
 from steadylens.models.ensemble import Ensemble
 from steadylens.models.inference import logits_of
 from steadylens.training import ensembling
-from steadylens.training.checkpoint import Checkpoints
+from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.ensembling import fit_members
 from steadylens.training.loop import fit
 from steadylens.training.position import fitted_from, outcome_of
@@ -32,6 +32,10 @@ from steadylens.training.state import Fitted, Step
 SIDE = 10
 PREPROCESSING = Preprocessing(SIDE, (0.4, 0.4, 0.4), (0.25, 0.25, 0.25))
 RECIPE = replace(PLAIN, classes=("bright", "dark"), image_size=SIDE, members=3)
+
+
+class Crashed(BaseException):
+    """Stands for whatever ends a process."""
 
 
 def images(n: int = 60, seed: int = 0) -> LabelledPixels:
@@ -107,6 +111,22 @@ def test_the_time_is_shared_out_among_them() -> None:
     assert steps[-1].progress > 0.9
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_a_member_had_used_before_is_part_of_its_share(monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    given = list[float]()
+
+    def begun(*_: Any, seconds: float, **__: Any) -> Fitted:  # noqa: ANN401
+        given.append(seconds)
+        raise Crashed
+
+    place = Checkpoint({"clock": {"elapsed": 90.0}}, {})
+    monkeypatch.setattr(ensembling, "fit", begun)
+    monkeypatch.setattr(Checkpoints, "position", lambda _, stage: place if kept and stage == "training" else None)
+    with pytest.raises(Crashed):
+        together(replace(RECIPE, members=4), seconds=310.0, place=None if kept else place)
+    assert given == [pytest.approx(10.0, abs=0.5)]  # a hundred seconds in all, as the other three
+
+
 @pytest.mark.usefixtures("welcome")
 def test_what_was_kept_answers_as_before(tmp_path: Path) -> None:
     found = together()
@@ -121,10 +141,6 @@ def test_what_was_kept_answers_as_before(tmp_path: Path) -> None:
     assert np.array_equal(
         logits_of(again.network, images(), PREPROCESSING), logits_of(found.network, images(), PREPROCESSING)
     )
-
-
-class Crashed(BaseException):
-    """Stands for whatever ends a process."""
 
 
 OPTIONS: dict[str, Any] = {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from steadylens.config import Recipe
 from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
-from steadylens.metrics import balanced_accuracy
+from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax
 from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone, from_file
 from steadylens.training import finetune, gain, loop
@@ -93,6 +93,10 @@ def test_fine_tuning_is_blended_in_where_it_is_surely_better(network: Backbone) 
     assert kept.validation_tempered_log_loss < probe.validation_tempered_log_loss
     logits = logits_of(network, hard, PREPROCESSING)
     assert kept.validation_tempered_log_loss == pytest.approx(tempered_log_loss(logits, hard.labels), rel=1e-4)
+    sample = train.sample(len(hard), recipe.seed)
+    seen = logits_of(network, sample, PREPROCESSING)
+    assert kept.train_balanced_log_loss == pytest.approx(balanced_log_loss(sample.labels, softmax(seen)), rel=1e-4)
+    assert kept.train_balanced_accuracy == balanced_accuracy(sample.labels, seen.argmax(1), 3)
     assert {step.epoch for step in steps} == set(range(1, 9))
     assert [row.epoch for row in result.fitted.curve] == list(range(9))
     assert result.fitted.epochs == 8

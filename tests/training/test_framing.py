@@ -19,6 +19,7 @@ from steadylens.training import framing
 from steadylens.training.backbones import BackboneChoice
 from steadylens.training.framing import choose_fit
 from steadylens.training.gain import Gain
+from steadylens.training.probe import cross_validate
 
 MakeWeights = Callable[..., Path]
 
@@ -69,6 +70,27 @@ def test_padding_wins_where_the_probe_is_surely_better(
     assert found == fit
     assert f"by {difference:+.3f}" in why
     assert "on 40 training images" in why
+
+
+def test_units_stay_together_and_only_training_images_are_looked_at(
+    choice: BackboneChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[Any]()
+
+    def noted(features: Any, labels: Any, classes: int, *, clusters: Any, **more: Any) -> Any:  # noqa: ANN401
+        given.append(clusters)
+        return cross_validate(features, labels, classes, clusters=clusters, **more)
+
+    monkeypatch.setattr(framing, "cross_validate", noted)
+    index = index_of(30, 60)
+    assert index.arrays is not None
+    pixels, rows = np.stack([fit_array(image, 32) for image in index.arrays]), np.arange(10, 40)
+    train = LabelledPixels(pixels, rows, index.labels[rows])
+    arguments = parse({"device": "cpu"}), choice, index, train, choice.frame("auto", 32)
+    choose_fit(*arguments, units=np.arange(40) // 2, seconds=None)
+    assert [sorted(clusters.tolist()) for clusters in given] == [sorted((rows // 2).tolist())] * 2
+    index.widths[rows] = index.heights[rows]  # the others are as elongated as before
+    assert choose_fit(*arguments, seconds=None) == ("squash", "the images are nearly square")
 
 
 def test_a_class_that_only_its_shape_tells_apart_is_padded(choice: BackboneChoice) -> None:

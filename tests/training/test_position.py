@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from steadylens.data.batches import LabelledPixels
 from steadylens.data.images import Preprocessing
 from steadylens.models import build, spec_of
 from steadylens.models.pretrained import Backbone, from_file
+from steadylens.report.metrics_log import by_epoch
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.finetune import STAGE, Adapted, adapt
 from steadylens.training.loop import fit
@@ -158,6 +159,32 @@ def test_with_a_clock_what_was_trained_before_counts(tmp_path: Path) -> None:
 def timed(recipe: Recipe, seconds: float, kept: Checkpoints, on_step: Callable[[Step], None]) -> Fitted:
     network = build(spec_of(recipe))
     return fit(network, TRAIN, VALIDATION, recipe, PREPROCESSING, seconds=seconds, checkpoints=kept, on_step=on_step)
+
+
+def test_rows_that_were_told_before_a_crash_and_are_lost_do_not_count(tmp_path: Path) -> None:
+    """Where a clock ends the training, another process measures other epochs than the one that crashed."""
+
+    class Early(Checkpoints):
+        """Saves after the second epoch alone."""
+
+        def offer(self, stage: str, take: Callable[[], Checkpoint], *, epoch_ended: bool) -> None:
+            if epoch_ended and (place := take()).state["clock"]["epoch"] == 2:
+                self.save_now(stage, lambda: place)
+
+    told = list[Epoch]()
+    recipe, arguments = replace(PLAIN, epochs=8), (TRAIN, VALIDATION)
+    with pytest.raises(CrashedError):
+        fit(
+            build(spec_of(recipe)), *arguments, recipe, PREPROCESSING,
+            checkpoints=Early(tmp_path), on_step=crash_at(5 * 5 + 3), on_epoch=told.append,
+        )  # fmt: skip
+    assert [row.epoch for row in told] == [1, 2, 3, 4, 5]
+    again = fit(
+        build(spec_of(recipe)), *arguments, replace(recipe, epochs=3), PREPROCESSING,
+        checkpoints=Checkpoints(tmp_path), on_epoch=told.append,
+    )  # fmt: skip
+    assert [row.epoch for row in again.curve] == [1, 2, 3]
+    assert by_epoch(asdict(row) for row in told) == [asdict(row) for row in again.curve]
 
 
 def test_a_finished_training_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -122,6 +122,27 @@ def test_single_images_of_each_class_are_enough() -> None:
     assert (probe.logits(x).argmax(1) == y).all()
 
 
+def test_rare_classes_among_many_images_help_to_choose_too() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [19_000, 980, 20]))
+    x = np.random.default_rng(1).normal(0, 1, (len(labels), 2)).astype(np.float32) + labels[:, None]
+    found = cross_validate(x, labels, 3, remedy="logit-adjust", seed=0)
+    assert np.bincount(labels[found.rows]).tolist() == [7600, 392, 10]
+    assert found.folds == FOLDS
+    labels = np.where(labels == 1, 0, labels)[: len(labels)] // 2  # two classes, of which one has 20 of 20,000
+    assert (labels[cross_validate(x, labels, 2, remedy="none", seed=0).rows] == 1).sum() == 10
+
+
+def test_a_class_whose_images_all_hang_together_with_others_is_not_asked_for_where_it_was_not_learned() -> None:
+    x, y = features((30, 6))
+    clusters = np.arange(len(y))
+    clusters[np.isin(np.arange(len(y)), [*np.flatnonzero(y == 1), np.flatnonzero(y == 0)[0]])] = len(y)
+    found = cross_validate(x, y, 2, remedy="none", seed=0, clusters=clusters)
+    assert set(y[found.rows].tolist()) == {0}  # without it, a fold cannot be learned from, nor the class be judged
+    assert found.folds == FOLDS - 1
+    one = cross_validate(x, y, 2, remedy="none", seed=0, clusters=np.zeros(len(y), np.int64))
+    assert (one.folds, len(one.rows)) == (0, 0)
+
+
 def test_two_classes_are_told_apart_and_the_head_gives_the_same_logits() -> None:
     x, y = features((30, 20))
     probe = fit_probe([x], y, 2, remedy="none", seed=0)

@@ -220,6 +220,12 @@ def test_flips_are_used_where_mirrored_images_are_still_recognised(images: str, 
     assert "%" in result.why["flip"]
 
 
+def test_nothing_is_mirrored_where_nothing_is_recognised_anyway() -> None:
+    found = selected({"epochs": 3, **QUICK}, train=digits(slice(0, 10)), validation=digits(slice(13, 14)))
+    assert found.recipe.flip is False
+    assert "no more than guessing" in found.why["flip"]
+
+
 def test_without_augmentation_nothing_is_mirrored_unless_asked_for() -> None:
     options = {"epochs": 3, "augment": "off", **QUICK}
     assert selected(options).recipe.flip is False
@@ -401,6 +407,15 @@ def test_several_networks_are_trained_where_one_would_learn_little_more(
     assert found.why["members"]
     if found.recipe.network == "cnn-s":
         assert found.recipe.mixup == (0.3 if found.epochs < 20 else 0.5), "the epochs of one decide, not those of all"
+
+
+def test_epochs_that_are_given_are_those_of_each_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolution, "measure_speed", lambda *_: (100.0, 0.002))
+    for seconds, each in ((None, 40.0), (4 * 70 * 40 / 100.0, 40.0), (4 * 70 * 10 / 100.0, 10.0)):
+        found = selected({**QUICK, "network": "cnn-s", "epochs": 40, "members": 4}, seconds=seconds)
+        assert found.epochs == pytest.approx(each)
+        assert found.recipe.early_stopping == each / 2
+    assert "10 epochs" in found.why["mixup"] or "about 10" in found.why["mixup"]
 
 
 def test_few_images_make_no_ensemble_of_networks_that_have_hardly_stepped(monkeypatch: pytest.MonkeyPatch) -> None:

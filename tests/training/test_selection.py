@@ -137,7 +137,8 @@ def test_trials_are_halved_and_take_their_share_and_the_best_one_goes_on() -> No
     assert place.state["clock"]["elapsed"] == pytest.approx(went_on[0]["seconds"])
 
 
-def test_only_what_was_left_open_is_changed() -> None:
+def test_only_what_was_left_open_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "_LOOK", {})  # both ways, for one alone may hold nothing that is left open
     given = {"mixup": 0.5, "l2": 0.01, "augment": "light", "dropout": 0.1, "minority_augment": "off"}
     for name in given:
         options = {key: value for key, value in given.items() if key != name}
@@ -177,6 +178,16 @@ def test_a_network_that_has_learned_nothing_yet_is_not_compared(monkeypatch: pyt
     assert len(result.trials) == 1
     assert "had learned too little" in result.why["trials"]
     assert place is not None
+
+
+def test_what_stands_still_is_underfitting_and_a_larger_network_is_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolution, "FEWEST_STEPS", 10**9)  # so that the rules take the smallest
+    monkeypatch.setattr(resolution, "MANY_STEPS", 10**9)
+    trials = chosen({"network": "auto", "learning_rate": 1e-7})[0].trials
+    assert trials[0]["rungs"][0]["verdict"] == "underfitting"
+    assert (trials[1]["axis"], trials[1]["direction"]) == ("capacity", "weaker")
+    assert trials[1]["recipe"]["network"] == "cnn-m"
+    assert "cnn-m" in trials[1]["change"]
 
 
 def test_the_training_goes_on_from_the_first_step_after_the_trial() -> None:

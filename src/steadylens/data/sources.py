@@ -93,6 +93,10 @@ class ImageIndex:
         """The split that the source gives an image; one without counts as train."""
         return self.splits[row] or "train"
 
+    def but_test(self) -> NDArray[np.int64]:
+        """The rows of the images by which something may be chosen: all but a test split that the source gives."""
+        return np.flatnonzero(np.array(self.splits) != "test")
+
 
 def read_index(
     source: Any,  # noqa: ANN401 - frames have no common type

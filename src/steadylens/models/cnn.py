@@ -7,6 +7,7 @@ All take float images of shape (n, 3, image_size, image_size) and give logits of
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -89,11 +90,11 @@ class WhiteningStem(nn.Module):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def whiten(self, images: Tensor) -> None:
-        """Take the filters from images (n, 3, h, w), as the network sees them."""
+    def whiten(self, images: Tensor, prepare: Callable[[Tensor], Tensor] = lambda images: images) -> None:
+        """Take the filters from images; `prepare` makes of a few of them what the network sees, (n, 3, h, w)."""
         moments = torch.zeros(12, 12, dtype=torch.float64, device=images.device)
         for start in range(0, len(images), 32):  # all patches of many large images would not fit into memory
-            some = images[start : start + 32]
+            some = prepare(images[start : start + 32])
             patches = some.double().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
             moments += patches.T @ patches / len(patches) * len(some) / len(images)
         if not moments.isfinite().all():
@@ -141,11 +142,16 @@ class StagedCNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = HEADS[head](inputs, classes)
 
-    def whiten(self, images: Tensor) -> None:
-        """Prepare the stem for images like these, (n, 3, image_size, image_size); what is trained stays as it is."""
+    def whiten(self, images: Tensor, prepare: Callable[[Tensor], Tensor] = lambda images: images) -> None:
+        """Prepare the stem for images like these; what is trained stays as it is.
+
+        Args:
+            images: (n, ...), all in memory.
+            prepare: makes of a few of them what the network sees, (n, 3, image_size, image_size).
+        """
         stem = self.stem[0]
         assert isinstance(stem, WhiteningStem)  # noqa: S101 - for the type checker: it was made above
-        stem.whiten(images)
+        stem.whiten(images, prepare)
 
     def features(self, images: Tensor) -> Tensor:
         """(n, 3, image_size, image_size) to what the last layer sees, (n, features)."""

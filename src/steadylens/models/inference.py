@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.backends import cudnn
 
 from steadylens.data.batches import LabelledPixels, to_input
 from steadylens.data.images import Preprocessing
@@ -63,13 +65,19 @@ def _in_batches(
     network.eval()
     run: Callable[[Tensor], Tensor] = getattr(folded(network, preprocessing.image_size), method)
     chunks: list[NDArray[np.float32]] = []
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    with torch.inference_mode(), exact(device), half:
         for start in range(0, max(1, len(pixels)), batch_size):  # no images: one empty batch
             batch = np.array(pixels[start : start + batch_size])  # a copy, since torch wants to own its memory
             images = to_input(torch.from_numpy(batch).to(device), preprocessing.mean, preprocessing.std)
             chunks.append(run(images).float().cpu().numpy())
     network.train(was_training)
     return np.concatenate(chunks)
+
+
+def exact(device: torch.device) -> AbstractContextManager[None]:
+    """In which float32 is float32: on a GPU, cuDNN rounds what convolutions multiply to ten bits unless told not to."""
+    return cudnn.flags(enabled=True, allow_tf32=False) if device.type == "cuda" else nullcontext()
 
 
 def suitable_batch(image_size: int, device: torch.device) -> int:

@@ -86,9 +86,16 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 def by_epoch(rows: Iterable[Row]) -> list[Row]:
-    """One row an epoch, in their order; where a resumed run did an epoch twice, the later row counts."""
-    last = {row["epoch"]: row for row in rows}
-    return [last[epoch] for epoch in sorted(last)]
+    """One row an epoch, in their order: what a resumed run wrote counts, and not what was there from that epoch on.
+
+    What a killed process had learned after its last checkpoint is lost, and so are its rows.
+    """
+    kept: list[Row] = []
+    for row in rows:
+        while kept and kept[-1]["epoch"] >= row["epoch"]:
+            kept.pop()
+        kept.append(row)
+    return kept
 
 
 def figures_of(row: Row) -> dict[str, float]:

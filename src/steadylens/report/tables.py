@@ -20,6 +20,7 @@ from steadylens.report.figures import (
     percent,
     percent_range,
 )
+from steadylens.report.verdict import chance_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,8 @@ class TrialRow:
 
 def cards(report: Mapping[str, Any]) -> list[Card]:
     """The headline figures of the test split, each on a scale that shows where a guess would be."""
-    guess = 1 / max(len(report["classes"]), 1)
-    uniform = -math.log(guess)  # the log-loss of giving every class the same probability
+    guess = chance_of(report)
+    uniform = math.log(max(len(report["classes"]), 1))  # the log-loss of giving every class the same probability
     worst = report["test"].get("worst_class")
     of_worst = "recall of the class that is found least" + (f", \u201c{worst}\u201d" if worst else "")
     share = [

@@ -74,7 +74,7 @@ def _facts(report: Mapping[str, Any]) -> _Facts:
         balanced=interval_of(test.get("balanced_accuracy")),
         worst=interval_of(test.get("worst_class_recall")),
         worst_class=str(test.get("worst_class") or ""),
-        chance=1 / max(len(report["classes"]), 1),
+        chance=chance_of(report),
         per_class=test.get("per_class") or [],
         train_counts=(report["data"].get("splits") or {}).get("train") or {},
         leakage=interval_of(report["data"].get("leakage")).value or 0.0,
@@ -82,11 +82,17 @@ def _facts(report: Mapping[str, Any]) -> _Facts:
     )
 
 
+def chance_of(report: Mapping[str, Any]) -> float:
+    """The balanced accuracy of any guess that ignores the image: one over the number of classes that were tested."""
+    tested = sum(1 for row in report["test"].get("per_class") or [] if row.get("support"))
+    return 1 / max(tested or len(report["classes"]), 1)
+
+
 def _tone(facts: _Facts) -> str:
     balanced, worst = facts.balanced, facts.worst
     if balanced.value is None or worst.value is None or _is_a_guess(facts) or worst.value < 0.5:
         return "bad"
-    unsure = worst.low is not None and worst.low < 0.5
+    unsure = (worst.low is not None and worst.low < 0.5) or bool(_untested(facts))
     return "care" if unsure or facts.leakage > 0 or facts.diagnosis.get("verdict") != "good" else "good"
 
 
@@ -138,6 +144,8 @@ def _good_for(facts: _Facts) -> Iterator[str]:
 
 
 def _not_yet(facts: _Facts, report: Mapping[str, Any]) -> Iterator[str]:
+    if _untested(facts):
+        yield f"Deciding about {_quoted(_untested(facts))}: no test image was one, so that nothing about it is known."
     if facts.worst.value is not None and facts.worst.value < 1 and facts.worst_class:
         missed = Interval(1 - facts.worst.value, _complement(facts.worst.high), _complement(facts.worst.low))
         between = "" if missed.low is None else f" ({percent_range(missed)})"

@@ -37,12 +37,13 @@ def what_was_tried(tried: Sequence[Challenger], folds: Sequence[Fold]) -> str:
 
 
 def none_near(best: Standing | None, reference: Standing) -> str:
-    """Why no challenger went on from the first rung."""
+    """Why no challenger went on from the first rung, not even the `best` of them."""
     if best is None:
         return "The recipe of the rules went on, since no other trial reached the first rung."
     return (
-        "The recipe of the rules went on, since all others were surely worse. The best of them, with "
-        f"{best.challenger.change}, was at a balanced log-loss of {best.loss:.3f} where it had {reference.loss:.3f}."
+        "The recipe of the rules went on, since it was surely better than the one that would have gone on beside it: "
+        f"that with {best.challenger.change} was at a balanced log-loss of {best.loss:.3f} where it had "
+        f"{reference.loss:.3f}."
     )
 
 

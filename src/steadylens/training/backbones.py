@@ -20,7 +20,7 @@ from steadylens.data.sources import ImageIndex
 from steadylens.errors import ConfigError
 from steadylens.models import NetworkSpec, build, hub, pretrained
 from steadylens.models.folding import folded
-from steadylens.models.inference import suitable_batch
+from steadylens.models.inference import exact, suitable_batch
 from steadylens.models.pretrained import Pretrained
 from steadylens.training.finetune import STEP_COST
 from steadylens.training.speed import choose_precision
@@ -163,10 +163,11 @@ def _check(config: Config) -> None:
 
 def _at_hand(config: Config, index: ImageIndex, device: str, seconds: float | None) -> tuple[Pretrained | None, str]:
     """The largest backbone of `CURATED` whose weights are on this machine and for which the time suffices, and why."""
-    side = int(np.median(np.minimum(index.widths, index.heights)))
+    rows = index.but_test()
+    side = int(np.median(np.minimum(index.widths, index.heights)[rows]))
     if side <= LARGER_THAN:
         return None, ""
-    shown = _sample(index, LARGER_THAN)
+    shown = _sample(index, rows, LARGER_THAN)
     if not looks_like_photos(shown):
         return None, "the images do not look like colour photographs, so no pretrained backbone was tried"
     here = [candidate for candidate in CURATED if hub.cached(candidate.network)]
@@ -207,7 +208,7 @@ def _sized(
     if found.fixed_size and config.image_size not in ("auto", own):
         raise ConfigError(f"{found.network} takes images of {own} px only. Got image_size {config.image_size} instead.")
     begin = time.perf_counter()
-    _sample(index, own)
+    _sample(index, index.but_test(), own)
     decode = _SAMPLE * (os.cpu_count() or 1) / max(1e-9, time.perf_counter() - begin)
     precision = choose_precision(config.precision, device)[0]
     body = _bare(found, device)
@@ -265,7 +266,8 @@ def forward_rate(body: nn.Module, image_size: int, device: str, precision: str) 
     n = min(16, suitable_batch(image_size, torch.device(device)))
     noise = torch.rand(n, 3, image_size, image_size, device=device).to(memory_format=torch.channels_last)
     spent: list[float] = []
-    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+    kind = torch.device(device)
+    with torch.inference_mode(), exact(kind), torch.autocast(kind.type, torch.bfloat16, enabled=precision == "bf16"):
         body(noise)
         while len(spent) < 3 or sum(spent) < 0.3:
             begin = time.perf_counter()
@@ -274,9 +276,9 @@ def forward_rate(body: nn.Module, image_size: int, device: str, precision: str) 
     return n / float(np.median(spent))
 
 
-def _sample(index: ImageIndex, image_size: int) -> NDArray[np.uint8]:
-    """A few of the images, evenly spread over the index; those that cannot be decoded are left out."""
-    rows = np.unique(np.linspace(0, len(index) - 1, _SAMPLE).astype(int))
+def _sample(index: ImageIndex, among: NDArray[np.int64], image_size: int) -> NDArray[np.uint8]:
+    """A few of the images in some rows, evenly spread over them; those that cannot be decoded are left out."""
+    rows = among[np.unique(np.linspace(0, len(among) - 1, _SAMPLE).astype(int))]
     if index.arrays is not None:
         return np.stack([images.fit_array(index.arrays[row], image_size) for row in rows])
     contents = [index.read(index.paths[row]) for row in rows]

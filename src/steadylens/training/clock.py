@@ -21,11 +21,13 @@ class Clock:
 
     Attributes:
         pause_s: seconds since the training began at which it pauses, whatever is left of it.
+        interval: the share of the training between two measurements, where seconds end it.
     """
 
     def __init__(self, seconds: float | None, epochs: int | None) -> None:
         self.seconds, self.epochs = seconds, epochs
         self.pause_s = math.inf
+        self.interval = 1 / MOST_MEASUREMENTS
         self.epoch = self.step = 0
         self._steps = 0
         self._images = 0
@@ -79,10 +81,10 @@ class Clock:
         return self._images / spent if spent > 0 else 0.0
 
     def measuring_due(self) -> bool:
-        """Whether the training should measure itself after this epoch: about `MOST_MEASUREMENTS` times in all."""
+        """Whether the training should measure itself after this epoch: by `interval`, or `MOST_MEASUREMENTS` in all."""
         if self.seconds is None:
             return self.epoch % math.ceil((self.epochs or 1) / MOST_MEASUREMENTS) == 0
-        return self.progress() >= self._measured_at + 1 / MOST_MEASUREMENTS
+        return self.progress() >= self._measured_at + self.interval
 
     def state(self) -> dict[str, Any]:
         """Where the training is, as JSON values."""

@@ -26,6 +26,7 @@ from steadylens.training.resolution import resolve
 from steadylens.training.state import Step, Training
 
 FOLDS = 5
+_DECAY = 0.05  # usual for AdamW; that of the rules suits Muon
 _DEAL = 3  # keeps this use of a seed apart from those of data.batches
 
 
@@ -108,14 +109,17 @@ def choose_recipe(
     """The recipe that `resolve` gives for one of the folds, in its part of the seconds there are.
 
     What would bend the probabilities is left out: remedies for imbalance, since a rare class is to stay improbable, and
-    stopping by the held-out images, whose labels are in doubt. And AdamW trains, since Muon learns wrong labels sooner.
+    stopping by the held-out images, whose labels are in doubt. And AdamW trains, with the decay that suits it, since
+    Muon learns wrong labels sooner. At least one image must be in a fold (see `deal`).
     """
     fold_of = deal(images.labels, units, folds, config.seed)
-    known, held_out = (_part(images, np.flatnonzero(which)) for which in (fold_of != 0, fold_of == 0))
+    one = fold_of[fold_of >= 0].min()  # which is not the first where that would hold lone classes only
+    known, held_out = (_part(images, np.flatnonzero(which)) for which in (fold_of != one, fold_of == one))
     plain = replace(config, imbalance="none", minority_augment=0.0, early_stopping=0, members=1)
     left = None if seconds is None else seconds / folds
     recipe = resolve(plain, classes, known, held_out, preprocessing, "the images' own", seconds=left).recipe
-    return replace(recipe, optimizer="adamw")
+    with_muon = recipe.optimizer == "muon" and config.l2 == "auto"
+    return replace(recipe, optimizer="adamw", l2=_DECAY if with_muon else recipe.l2)
 
 
 def deal(labels: NDArray[np.int64], units: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:

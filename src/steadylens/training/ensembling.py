@@ -70,7 +70,12 @@ def fit_members(
     train_one = partial(_member, train, validation, recipe, preprocessing, checkpoints=checkpoints, on_step=on_step)
 
     def share(number: int) -> float | None:
-        return None if seconds is None else (seconds - (time.perf_counter() - begin)) / (recipe.members - number)
+        if seconds is None:
+            return None
+        start = checkpoints.position(_stage(number)) or (None if number else place)
+        gone = 0.0 if start is None else float(start.state["clock"]["elapsed"])  # is part of its share, and over
+        left = seconds - (time.perf_counter() - begin)
+        return max(0.0, (left + gone) / (recipe.members - number) - gone)
 
     first = train_one(0, share(0), place=place, on_epoch=on_epoch)
     if recipe.members == 1:
@@ -126,12 +131,17 @@ def _member(
         return fitted_from(kept, network, preprocessing)
     fitted = fit(
         network, train, validation, own, preprocessing,
-        seconds=seconds, checkpoints=checkpoints, stage=name if number else "training", place=place,
+        seconds=seconds, checkpoints=checkpoints, stage=_stage(number), place=place,
         on_step=stepped, on_epoch=on_epoch,
     )  # fmt: skip
     if recipe.members > 1:
         checkpoints.keep(name, outcome_of(fitted))
     return fitted
+
+
+def _stage(number: int) -> str:
+    """What the checkpoints call the training of a member; that of the first is what it is where there is one alone."""
+    return f"member.{number}" if number else "training"
 
 
 def _about(one: Fitted, together: float, *, joins: bool) -> Member:

@@ -31,7 +31,7 @@ from steadylens.training.loop import fit
 from steadylens.training.optimizers import Rates
 from steadylens.training.position import fitted_from, outcome_of
 from steadylens.training.probe import Features, Probe, features_of, fit_probe
-from steadylens.training.state import Epoch, Fitted, Step, judged
+from steadylens.training.state import Epoch, Fitted, Step, judged, judged_on_both
 
 DECAY = 0.7  # of the learning rate from one stage to the one below it
 # The lowest stages, which hold together no more of the weights than this, stay as they are: of a MobileNet they hold
@@ -113,7 +113,7 @@ def adapt(
         return Adapted(fitted, account)
     left = None
     if seconds is not None:
-        left = seconds - (time.perf_counter() - begin) - len(BLENDS) * len(validation) * seconds_per_image
+        left = seconds - (time.perf_counter() - begin) - (len(BLENDS) + 1) * len(validation) * seconds_per_image
         too_little = left < FEWEST_EPOCHS * len(train) * STEP_COST * seconds_per_image
         if too_little and not _was_begun(checkpoints):
             return Adapted(fitted, account | {"decision": "the probe is kept: it left too little time for fine-tuning"})
@@ -124,7 +124,10 @@ def adapt(
     whole = replace(tuned, network=network.eval(), curve=(row, *tuned.curve), seconds=row.seconds + tuned.seconds)
     if blend.share == 0:
         return Adapted(replace(whole, best_epoch=0, kept=row), account)
-    return Adapted(replace(whole, kept=judged(tuned.kept, blend.logits, validation.labels)), account)
+    sample = train.sample(len(validation), recipe.seed)  # as in the rows of the curve, but by the weights that are kept
+    seen = logits_of(network, sample, preprocessing, precision=recipe.precision)
+    final = judged_on_both(tuned.kept, blend.logits, validation.labels, seen, sample.labels)
+    return Adapted(replace(whole, kept=final), account)
 
 
 def _probed(

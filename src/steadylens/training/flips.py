@@ -23,10 +23,11 @@ def choose_flip(
     classes = int(max(train.labels.max(), validation.labels.max())) + 1
     plain = balanced_accuracy(queries.labels, neighbours.predict(_thumbnails(queries)), classes)
     mirrored = balanced_accuracy(queries.labels, neighbours.predict(_thumbnails(queries, mirrored=True)), classes)
-    # Losing a quarter of what is recognised is far beyond the noise, and far less than digits or letters lose.
-    keeps = mirrored >= 0.75 * plain
     figures = f"nearest neighbours recognise {plain:.0%} of validation images and {mirrored:.0%} of them mirrored"
-    return keeps, figures
+    if plain <= 1 / len(np.unique(queries.labels)):
+        return False, f"{figures}: that is no more than guessing, and tells nothing of mirrored ones"
+    # Losing a quarter of what is recognised is far beyond the noise, and far less than digits or letters lose.
+    return mirrored >= 0.75 * plain, figures
 
 
 def _thumbnails(images: LabelledPixels, *, mirrored: bool = False) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from steadylens.models.inference import logits_of
 from steadylens.models.pretrained import Backbone
 from steadylens.training.backbones import BackboneChoice
 from steadylens.training.gain import gain_of
-from steadylens.training.probe import CrossValidated, View, cross_validate
+from steadylens.training.probe import CrossValidated, Features, View, cross_validate
 from steadylens.training.resolution import choose_device
 
 MOST_COMPARED = 600
@@ -34,6 +34,7 @@ def choose_fit(
     train: LabelledPixels,
     squashed: Preprocessing,
     *,
+    units: NDArray[np.int64] | None = None,
     seconds: float | None,
 ) -> tuple[str, str]:
     """Squash or pad, and why.
@@ -44,13 +45,15 @@ def choose_fit(
         index: of which `train.rows` are rows.
         train: training images, squashed.
         squashed: the preprocessing with which they are.
+        units: a number for each row of the index; images of one number stay together. None where each is its own.
         seconds: left of the budget; None where there is none.
     """
     if config.image_fit != "auto":
         return config.image_fit, "given"
     if choice.pretrained is None:
         return "squash", "the whole image, and every pixel of the square is of it"
-    ratios = np.maximum(index.widths / index.heights, index.heights / index.widths)
+    widths, heights = index.widths[train.rows], index.heights[train.rows]
+    ratios = np.maximum(widths / heights, heights / widths)
     if np.quantile(ratios, 0.9) <= SQUARE:
         return "squash", "the images are nearly square"
     compared = min(len(train), MOST_COMPARED)
@@ -63,11 +66,17 @@ def choose_fit(
     network.take_in(weights)
     device = torch.device(choose_device(config.device)[0])
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return compare(network, index, train, squashed, config.seed, choice.precision)
+    return compare(network, index, train, squashed, config.seed, choice.precision, units)
 
 
 def compare(
-    network: Backbone, index: ImageIndex, train: LabelledPixels, squashed: Preprocessing, seed: int, precision: str
+    network: Backbone,
+    index: ImageIndex,
+    train: LabelledPixels,
+    squashed: Preprocessing,
+    seed: int,
+    precision: str,
+    units: NDArray[np.int64] | None = None,
 ) -> tuple[str, str]:
     """Squash or pad, whichever a cross-validated probe of some training images says, and its figures.
 
@@ -78,6 +87,7 @@ def compare(
         squashed: the preprocessing with which they are.
         seed: of the sample and of the folds.
         precision: in which images are looked at.
+        units: as for `choose_fit`.
     """
     sample = train.sample(MOST_COMPARED, seed)
     padded = replace(squashed, fit="pad")
@@ -85,9 +95,10 @@ def compare(
     rows = np.array([i for i, image in enumerate(shown) if not isinstance(image, Refusal)])
     pixels = np.stack([image for image in shown if not isinstance(image, Refusal)])
     labels = sample.labels[rows]
+    clusters = None if units is None else units[sample.rows[rows]]
     view = View(network, mirrored=False)
     of_squash, of_pad = (
-        _judged(view, some, how, labels, seed, precision)
+        _judged(logits_of(view, some, how, precision=precision), labels, seed, clusters)
         for some, how in ((sample.take(rows)[0], squashed), (pixels, padded))
     )
     if not len(of_squash.rows):
@@ -101,10 +112,10 @@ def compare(
 
 
 def _judged(
-    view: View, pixels: NDArray[np.uint8], how: Preprocessing, labels: NDArray[np.int64], seed: int, precision: str
+    features: Features, labels: NDArray[np.int64], seed: int, clusters: NDArray[np.int64] | None
 ) -> CrossValidated:
-    features = logits_of(view, pixels, how, precision=precision)
-    return cross_validate(features, labels, int(labels.max()) + 1, remedy="logit-adjust", seed=seed)
+    classes = int(labels.max()) + 1
+    return cross_validate(features, labels, classes, remedy="logit-adjust", seed=seed, clusters=clusters)
 
 
 def _decoded(index: ImageIndex, how: Preprocessing, row: int) -> NDArray[np.uint8] | Refusal:

@@ -72,7 +72,8 @@ def fit(
         place: where a trial of the same network, images and recipe got to, which this training goes on with unless the
             checkpoints hold a later place; None begins anew.
         on_step: told after each step.
-        on_epoch: told after each measured epoch, those of the trial first.
+        on_epoch: told after each measured epoch, those of the trial first. Where the training goes on from a
+            checkpoint, the last one before that is told again: later ones that were told before are lost.
 
     Raises:
         ConfigError: the loss is no longer a number.
@@ -87,6 +88,8 @@ def fit(
     save = partial(save_place, checkpoints, stage, training, course)
     if (kept := checkpoints.position(stage)) is not None:
         put_back(kept, training, course)
+        for row in course.curve[-1:]:
+            on_epoch(row)
     elif place is not None:
         put_back(place, training, course)
         for row in course.curve:
@@ -214,8 +217,9 @@ def begin(
     device = torch.device(recipe.device)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if isinstance(network, StagedCNN):
-        seen = torch.from_numpy(train.sample(WHITENED_BY, recipe.seed)[:]).to(device)
-        network.whiten(to_input(seen, preprocessing.mean, preprocessing.std))
+        enough = min(WHITENED_BY, WHITENED_BY * 256**2 // recipe.image_size**2)  # what memory bears of large images
+        seen = torch.from_numpy(train.sample(enough, recipe.seed)[:]).to(device)
+        network.whiten(seen, partial(to_input, mean=preprocessing.mean, std=preprocessing.std))
     minority = recipe.minority_augment > 0
     strength = base_strength(recipe.augment, flip=recipe.flip, minority_only=minority)
     counts = np.bincount(train.labels, minlength=len(recipe.classes))

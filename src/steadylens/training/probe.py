@@ -41,8 +41,9 @@ Features = NDArray[np.float32]
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 MIDDLE = 1e-3  # where the search begins; and where no class has two images, nothing can be cross-validated
 FOLDS = 5
-# Images among which the strength is chosen; it varies slowly with their number, and so many are enough to tell.
-MOST_TO_CHOOSE = 8000
+# Images among which the strength is chosen; it varies slowly with their number, and so many are enough to tell. So many
+# of each class are among them wherever it has them, however small its share is.
+MOST_TO_CHOOSE, FEWEST_TO_CHOOSE = 8000, 10
 _PIECE = 256  # images between two reports of progress
 _FORMAT = 2  # of the features in the cache: raised when the same pixels come to give others
 
@@ -182,7 +183,7 @@ class CrossValidated:
 
     Attributes:
         strength: the one with the lowest balanced log-loss on images that were left out, at its best temperature.
-        folds: how many there were; 0 where no class has two images.
+        folds: how many there were; 0 where no class has two images that could be told apart.
         rows: (m,) the images that were left out once.
         logits: (m, classes), of each by the regression that had not seen it.
     """
@@ -207,28 +208,47 @@ def cross_validate(
     One view of the images, `features` (n, width), is enough to tell, in half of the time that two would take.
     """
     folds = deal_folds(labels, clusters, seed)
-    rows = np.random.default_rng(seed).permutation(len(labels))[:MOST_TO_CHOOSE]
-    judged = np.sort(rows[folds[rows] >= 0])
-    if not len(judged):
-        return CrossValidated(MIDDLE, 0, judged, np.zeros((0, classes), np.float32))
+    rows = _drawn(labels, seed)
     mean, std = _moments(features)
     scaled = (features - mean) / std
     parts = []
-    for fold in np.unique(folds[judged]):
+    for fold in np.unique(folds[rows][folds[rows] >= 0]):
         learned, left_out = rows[folds[rows] != fold], rows[folds[rows] == fold]
-        # Each regression goes on from where its last fit ended.
-        parts.append((scaled[learned], labels[learned], left_out, _Regression(remedy, classes, labels[learned])))
+        # A class all of whose images hang together with the images left out could not be known.
+        left_out = left_out[np.isin(labels[left_out], labels[learned])]
+        if len(left_out) and len(np.unique(labels[learned])) > 1:
+            # Each regression goes on from where its last fit ended.
+            parts.append((scaled[learned], labels[learned], left_out, _Regression(remedy, classes, labels[learned])))
+    if not parts:
+        return CrossValidated(MIDDLE, 0, np.zeros(0, np.int64), np.zeros((0, classes), np.float32))
+    judged = np.sort(np.concatenate([part[2] for part in parts]))
 
     def left_out_logits(strength: float) -> Features:
         out = np.zeros((len(labels), classes), np.float32)
         fitted = in_threads(lambda part: part[3].fit(part[0], part[1], strength), parts, piece=1)
         for (_, _, left_out, _), (weight, bias) in zip(parts, fitted, strict=True):
             out[left_out] = scaled[left_out] @ weight.T.astype(np.float32) + bias
-        return out[judged]
+        found: Features = out[judged]
+        return found
 
     with _fitting():
         best, logits = _lowest(left_out_logits, labels[judged])
-    return CrossValidated(STRENGTHS[best], int(folds.max()) + 1, judged, logits)
+    return CrossValidated(STRENGTHS[best], len(parts), judged, logits)
+
+
+def _drawn(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Which images to choose by, in random order: all, or about `MOST_TO_CHOOSE`, each class with its share of them.
+
+    No class has fewer than `FEWEST_TO_CHOOSE`, but where it has no more.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    if len(order) <= MOST_TO_CHOOSE:
+        return order
+    kept = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        kept[members[: max(FEWEST_TO_CHOOSE, round(MOST_TO_CHOOSE * len(members) / len(labels)))]] = True
+    return order[kept[order]]
 
 
 def _lowest(logits_of: Callable[[float], Features], labels: NDArray[np.int64]) -> tuple[int, Features]:

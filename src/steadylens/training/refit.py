@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from steadylens import interruption
@@ -124,6 +125,7 @@ def readapt(
     *,
     seconds: float | None,
     cache: Path | None,
+    clusters: NDArray[np.int64] | None = None,
     checkpoints: Checkpoints,
     on_step: Callable[[Step], None] = lambda _: None,
 ) -> Second:
@@ -137,6 +139,8 @@ def readapt(
         first: what the first training has chosen.
         seconds: of wall time for everything done here; None where the epochs alone decide.
         cache: the folder of the cache, for the features.
+        clusters: (n,) number of the set of near-duplicates of each image, of train and then of validation; None: each
+            its own.
         checkpoints: where probe and training are kept, and gone on from.
         on_step: told after each step of fine-tuning.
 
@@ -147,7 +151,9 @@ def readapt(
     kept = checkpoints.outcome("refit-probe")
     if kept is None:
         views = [_features(network, parts, recipe, preprocessing, cache, mirrored=bool(v)) for v in range(first.views)]
-        probe = fit_probe(views, images.labels, len(recipe.classes), remedy=recipe.imbalance, seed=recipe.seed)
+        probe = fit_probe(
+            views, images.labels, len(recipe.classes), remedy=recipe.imbalance, seed=recipe.seed, clusters=clusters
+        )
         tensors = {"weight": torch.from_numpy(probe.weight), "bias": torch.from_numpy(probe.bias)}
         kept = Checkpoint(
             {"strength": probe.strength, "folds": probe.folds, "seconds": time.perf_counter() - begin}, copied(tensors)

@@ -118,7 +118,9 @@ def resolve(
     )
     values["mirror"], why["mirror"] = _mirror(config.mirror, speed.network, flip=values["flip"])
     values["members"], why["members"] = _members(config, speed, len(train), device, seconds)
-    counts, epochs = np.bincount(train.labels, minlength=len(classes)), speed.epochs / values["members"]
+    counts = np.bincount(train.labels, minlength=len(classes))
+    fit = math.inf if seconds is None else seconds * speed.rate / len(train)
+    epochs = min(fit / values["members"], config.epochs or math.inf)  # of each of the members
     if backbone is not None:
         values["transfer"], why["transfer"], epochs = _transfer(config, speed, counts, len(validation), seconds)
     values["optimizer"], why["optimizer"] = _optimizer(speed.network)

@@ -16,7 +16,7 @@ from steadylens.data.images import Preprocessing
 from steadylens.errors import ResourceError
 from steadylens.models import NetworkSpec, build
 from steadylens.models.folding import folded
-from steadylens.models.inference import suitable_batch
+from steadylens.models.inference import exact, suitable_batch
 from steadylens.models.pretrained import Backbone
 from steadylens.training.finetune import thaw
 from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
@@ -74,7 +74,7 @@ def _timed(
     asked = folded(network.eval(), spec.image_size)
 
     def predict() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), exact(torch.device(device)):
             asked(few)
 
     return rate, _time(predict, device) / len(few)

@@ -121,15 +121,15 @@ STRATEGIES = (
     ),
     Strategy(
         "capacity-m", "Capacity M", "capacity",
-        "Against underfitting: the same family with twice the channels of S.", "", {"network": "cnn-m"},
+        "Against underfitting: the same family with about twice the channels of S.", "", {"network": "cnn-m"},
     ),
     Strategy(
         "capacity-l", "Capacity L", "capacity",
-        "Against underfitting: the same family with four times the channels of S.", "", {"network": "cnn-l"},
+        "Against underfitting: the same family with about four times the channels of S.", "", {"network": "cnn-l"},
     ),
     Strategy(
         "capacity-xl", "Capacity XL", "capacity",
-        "Against underfitting: the same family with eight times the channels of S.", "", {"network": "cnn-xl"},
+        "Against underfitting: the same family with about eight times the channels of S.", "", {"network": "cnn-xl"},
     ),
     Strategy(
         AUTO, "Auto", "all",

@@ -38,6 +38,7 @@ from steadylens.training.state import Course, Step
 
 SEEN = 1000  # training images that a measurement looks at, as in `fit`
 STILL = 0.02  # balanced accuracy on training images that is still gained where a training has not learned all it can
+_LOOKS = 5  # on the way to a rung, at least, where it has as many epochs: how a training learns tells where to look
 _DRAWS = 200  # for the interval of one figure
 
 
@@ -204,6 +205,8 @@ class Trials:
         gone = 0.0 if start is None else float(start.state["clock"]["elapsed"])
         clock = Clock(self.seconds - gone, recipe.epochs)  # going to a place adds what had gone by there
         clock.pause_s = rung * self.seconds / len(self.folds)
+        begun = 0.0 if place is None else float(place.state["clock"]["elapsed"])
+        clock.interval = min(clock.interval, (clock.pause_s - begun) / self.seconds / _LOOKS)
         course = Course(clock, BestWeights(recipe.early_stopping, recipe.stopping), [], [])
         if start is not None:
             put_back(start, training, course)
