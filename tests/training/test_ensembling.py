@@ -25,6 +25,7 @@ from steadylens.models.inference import logits_of
 from steadylens.training import ensembling
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.ensembling import fit_members
+from steadylens.training.gain import Gain
 from steadylens.training.loop import fit
 from steadylens.training.position import fitted_from, outcome_of
 from steadylens.training.state import Fitted, Step
@@ -53,8 +54,7 @@ def together(recipe: Recipe = RECIPE, **more: Any) -> Fitted:  # noqa: ANN401 - 
 @pytest.fixture
 def welcome(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever is trained joins."""
-    losses = iter(range(1000, 0, -1))
-    monkeypatch.setattr(ensembling, "tempered_log_loss", lambda *_: next(losses))
+    monkeypatch.setattr(ensembling, "gain_of", lambda *_: Gain(0.5, 0.1, 0.2))
 
 
 @pytest.mark.usefixtures("welcome")
@@ -83,19 +83,23 @@ def test_the_figures_are_those_of_all_together() -> None:
     assert found.members[-1].together == found.kept.validation_balanced_accuracy
 
 
-def test_who_does_not_help_stays_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = iter([1.0, 2.0, 1.0, 0.5])  # before and after: the second network harms, the third one helps
-    monkeypatch.setattr(ensembling, "tempered_log_loss", lambda *_: next(losses))
+def test_who_surely_harms_stays_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What those before have over all together: more than chance, then less.
+    gains = iter([Gain(1.0, -0.5, 0.4), Gain(1.0, -0.3, 0.4)])
+    monkeypatch.setattr(ensembling, "gain_of", lambda *_: next(gains))
     said = list[str]()
     found = together(say=said.append)
     assert [member.joins for member in found.members] == [True, False, True]
     assert isinstance(found.network, Ensemble)
     assert len(found.network.members) == 2
-    assert ["joins" in text.split(":")[0] for text in said] == [False, True]
+    assert said == [
+        "network 2 of 3 does not join: balanced log-loss on validation 1.500 with it, 1.000 without",
+        "network 3 of 3 joins: balanced log-loss on validation 1.300 with it, 1.000 without",
+    ]
 
 
-def test_where_nobody_helps_the_first_answers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ensembling, "tempered_log_loss", lambda *_: 1.0)
+def test_where_all_harm_the_first_answers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ensembling, "gain_of", lambda *_: Gain(1.0, -0.5, 0.4))
     found, alone = together(), together(replace(RECIPE, members=1))
     assert not isinstance(found.network, Ensemble)
     assert found.kept == replace(alone.kept, seconds=found.kept.seconds, images_per_second=found.kept.images_per_second)
@@ -192,8 +196,7 @@ def test_a_run_that_crashed_goes_on_with_the_member_it_was_at(
 def test_the_page_and_the_model_tell_of_all_members(
     images_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = iter(range(1000, 0, -1))
-    monkeypatch.setattr(ensembling, "tempered_log_loss", lambda *_: next(losses))
+    monkeypatch.setattr(ensembling, "gain_of", lambda *_: Gain(0.5, 0.1, 0.2))
     run = steadylens.train(images_folder, out=tmp_path / "run", quiet=True, **{**OPTIONS, "epochs": 1})
     assert "the mean of 3 networks, of 3 that were trained" in (run.folder / "report.html").read_text()
     assert isinstance(load(run.folder / "model").network, Ensemble)

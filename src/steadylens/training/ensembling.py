@@ -1,8 +1,9 @@
 """One recipe, several networks: where more epochs would only teach a network its training images by heart.
 
 Members differ in their first weights, in the order of their images and in how these are augmented: all follow from a
-seed of each one's own. They are trained one after another, each with an equal part of the time, and a member joins
-where the mean of all logits is better for it on the validation images.
+seed of each one's own. They are trained one after another, each with an equal part of the time. A member joins unless
+the mean of all logits is surely worse for it on the validation images: members of one recipe are alike, their mean is
+better the more there are, and on few images of a class it only seems otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steadylens.config import Recipe
 from steadylens.data.batches import LabelledPixels
@@ -23,7 +23,7 @@ from steadylens.models import fresh
 from steadylens.models.ensemble import Ensemble
 from steadylens.models.inference import logits_of
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
-from steadylens.training.gain import tempered_log_loss
+from steadylens.training.gain import gain_of
 from steadylens.training.loop import fit
 from steadylens.training.position import fitted_from, outcome_of
 from steadylens.training.state import Epoch, Fitted, Member, Step, judged_on_both
@@ -44,7 +44,7 @@ def fit_members(
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Fitted:
-    """Train as many networks as the recipe has members, and put those together that are better together.
+    """Train as many networks as the recipe has members, and put those together of which none is surely worse.
 
     Args:
         train: images to learn from.
@@ -86,17 +86,16 @@ def fit_members(
     for number in range(1, recipe.members):
         one = train_one(number, share(number))
         theirs = ask(one.network, validation)
-        before, after = (_loss(logits, validation) for logits in (answers, [*answers, theirs]))
-        if after < before:
+        without = gain_of(np.mean(answers, 0), np.mean([*answers, theirs], 0), validation.labels)
+        joins = not without.is_sure
+        if joins:
             answers.append(theirs)
             networks.append(one.network)
         found = np.mean(answers, 0).argmax(1)
-        members.append(
-            _about(one, balanced_accuracy(validation.labels, found, len(recipe.classes)), joins=after < before)
-        )
+        members.append(_about(one, balanced_accuracy(validation.labels, found, len(recipe.classes)), joins=joins))
         say(
-            f"network {number + 1} of {recipe.members} {'joins' if after < before else 'does not join'}: balanced "
-            f"log-loss on validation {after:.3f} with it, {before:.3f} without"
+            f"network {number + 1} of {recipe.members} {'joins' if joins else 'does not join'}: balanced log-loss on "
+            f"validation {without.loss - without.difference:.3f} with it, {without.loss:.3f} without"
         )
     fitted = replace(first, members=tuple(members), seconds=sum(member.seconds for member in members))
     if len(networks) == 1:
@@ -146,7 +145,3 @@ def _stage(number: int) -> str:
 
 def _about(one: Fitted, together: float, *, joins: bool) -> Member:
     return Member(one.epochs, one.seconds, one.kept.validation_balanced_accuracy, together, joins)
-
-
-def _loss(answers: list[NDArray[np.float32]], validation: LabelledPixels) -> float:
-    return tempered_log_loss(np.mean(answers, 0), validation.labels)

@@ -77,7 +77,7 @@ class Member:
         seconds: that it took.
         balanced_accuracy: of it alone, on validation.
         together: balanced accuracy of those that had joined by then.
-        joins: whether they are better with it.
+        joins: whether they answer with it: not where they are surely worse.
     """
 
     epochs: int
