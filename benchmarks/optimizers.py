@@ -4,8 +4,8 @@
 
 Of each class's 5,000 training images 500 are left out, which make the balanced set to judge by; of the other 4,500 the
 classes keep from all down to a hundredth. The test images of CIFAR-10 are not looked at. All train the same network by
-the recipe that `auto` comes to for so many epochs, without early stopping, and the last weights are measured. Muon has
-the rate and the decay of the package, the others a few of each around those that are usual for them.
+the recipe that `auto` comes to for so many epochs, without early stopping, on a processor, and the last weights are
+measured. Muon has the rate and the decay of the package, the others a few of each around those that are usual for them.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def main() -> None:
         for seed in a.seeds:
             train, unseen = parts(store.pixels, store.index.labels, seed)
             frame = preprocessing_of(train)
-            config = parse({"network": a.network, "epochs": a.epochs, "seed": seed, "early_stopping": "off"})
+            config = parse(
+                {"network": a.network, "epochs": a.epochs, "seed": seed, "early_stopping": "off", "device": "cpu"}
+            )
             recipe = resolve(config, store.index.classes, train, unseen, frame, "", seconds=None).recipe
             for name in (name for name in CONTENDERS if a.only in name):
                 torch.manual_seed(seed)

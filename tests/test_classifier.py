@@ -330,3 +330,14 @@ def test_what_predict_and_score_refuse(
 def test_the_package_has_no_other_names() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
         steadylens.nonsense  # noqa: B018
+
+
+def test_no_row_is_left_out_in_silence(fitted: steadylens.ImageClassifier, images_folder: Path, tmp_path: Path) -> None:
+    paths = sorted(map(str, images_folder.rglob("*.png")))[::12]
+    frame = pa.table(
+        {"path": [*paths, str(tmp_path / "gone.png")], "label": [Path(p).parent.name for p in paths] + ["nut"]}
+    )
+    for ask in (fitted.predict, fitted.predict_proba, fitted.score):
+        with pytest.raises(DataError, match=r"Some images cannot be used; leave them out:\n.*gone.png"):
+            ask(frame)
+    assert len(fitted.predict(frame.slice(0, len(paths)))) == len(paths)

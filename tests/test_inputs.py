@@ -35,6 +35,14 @@ def test_labels_keep_their_type() -> None:
         labels_of([["cat", "dog"]])
 
 
+@pytest.mark.parametrize(
+    "missing", [None, float("nan"), np.float64("nan"), np.datetime64("NaT"), " ", type("NAType", (), {})()]
+)
+def test_a_missing_label_is_no_class(missing: object) -> None:
+    with pytest.raises(DataError, match=r"The label in position 1 is missing"):
+        labels_of(["cat", missing, "dog"])
+
+
 def test_labels_can_be_required() -> None:
     assert required(["cat"]) == ["cat"]
     with pytest.raises(ConfigError, match="give y"):

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from steadylens import preparation
 from steadylens.config import parse
 from steadylens.console import Console
 from steadylens.data.sources import read_index
-from steadylens.preparation import Prepared, Stopwatch, prepare
+from steadylens.errors import ResourceError
+from steadylens.preparation import Prepared, Stopwatch, prepare, tidy_cache
 
 MakeImages = Callable[..., Path]
 
@@ -35,6 +38,17 @@ def test_the_size_of_given_test_images_has_no_say(make_images: MakeImages, tmp_p
     found = prepared(data, tmp_path / "test")
     assert len(found.splits.test) == 60
     assert found.preprocessing.image_size == 12
+
+
+def test_a_cache_that_cannot_be_tidied_is_said_and_no_failure(
+    make_images: MakeImages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ResourceError("It is busy.")
+
+    monkeypatch.setattr(preparation, "prune", fail)
+    tidy_cache(prepared(make_images({"bolt": 8, "nut": 8})), Console())
+    assert "could not be kept within bounds: It is busy." in capsys.readouterr().err
 
 
 def test_images_that_show_the_same_are_one_unit(make_images: MakeImages) -> None:

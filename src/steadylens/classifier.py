@@ -21,7 +21,7 @@ from steadylens.continuation import folder_for, source_of
 from steadylens.data import manifests
 from steadylens.data.fixes import with_fixes
 from steadylens.data.reading import read_content
-from steadylens.data.sources import read_index, read_index_to_measure
+from steadylens.data.sources import ImageIndex, read_index, read_index_to_measure
 from steadylens.data.trees import Read
 from steadylens.deployment import artifact
 from steadylens.deployment.predictor import Prediction, Predictor, load
@@ -103,6 +103,13 @@ def train(
         read, run, config, command=call, source=source, splits_of=Path(splits) if splits else None,
         console=Console(quiet=quiet),
     )  # fmt: skip
+
+
+def _require_all(index: ImageIndex) -> None:
+    """Raise a DataError where images are left out: what comes back is to have a row for each."""
+    if index.refusals:
+        refused = "\n".join(f"{refusal.path}: {refusal.reason}" for refusal in index.refusals)
+        raise DataError(f"Some images cannot be used; leave them out:\n{refused}")
 
 
 class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -248,6 +255,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return self.predictor_.probabilities_of_arrays(X)
         if is_source(X):
             index = read_index(X)
+            _require_all(index)
             return self._probabilities(index.paths, index.read)
         return self._probabilities([str(path) for path in paths_of(X)], read_content)
 
@@ -278,6 +286,7 @@ class ImageClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         labels = labels_of(y)
         if is_source(X) and labels is None:
             index = read_index_to_measure(X)
+            _require_all(index)
             labels = [index.classes[i] for i in index.labels]
             probabilities = self._probabilities(index.paths, index.read)
         else:

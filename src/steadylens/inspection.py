@@ -77,7 +77,8 @@ def inspect(
     console, watch = console or Console(quiet=True), stopwatch or Stopwatch()
     run_folder.require_free(folder)
     index = indexed(read, console, watch)
-    size, _ = choose_image_size(config, index.widths, index.heights)
+    rows = index.but_test()
+    size, _ = choose_image_size(config, index.widths[rows], index.heights[rows])
     store = decoded(index, Preprocessing(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), console, watch)
     index = store.index
     near, findings = audited(store, console, watch)

@@ -22,7 +22,6 @@ from steadylens.data.batches import LabelledPixels
 from steadylens.data.findings import by_seriousness
 from steadylens.data.sources import ImageIndex, Tally
 from steadylens.data.split import read_splits
-from steadylens.data.store import cache_folder, prune
 from steadylens.deployment import artifact, predictor
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
@@ -31,7 +30,7 @@ from steadylens.learning import Onlookers, learn, learn_again
 from steadylens.models import spec_answering
 from steadylens.models.distance import MOST_KNOWN, distances_to_known
 from steadylens.models.inference import features_of, logits_of
-from steadylens.preparation import Prepared, Stopwatch, prepare
+from steadylens.preparation import Prepared, Stopwatch, prepare, tidy_cache
 from steadylens.report import contents, run_folder
 from steadylens.report.audit_section import paths_to_draw
 from steadylens.report.examples import choose_examples
@@ -47,7 +46,6 @@ from steadylens.training.resolution import DEFAULT_BUDGET_S
 from steadylens.training.selection import Selection, select
 from steadylens.training.state import Fitted
 
-CACHE_CEILING_BYTES = 20 * 2**30
 REPORT_S = 5.0  # set aside for intervals, plots, examples and the artifact on one slow core
 LEAST_SHARE = 0.25  # of the budget is for training, whatever the rest takes: less would teach a network nothing
 VERIFIED_IMAGES = 32
@@ -162,14 +160,8 @@ def _do(
         report["environment"] |= loggers.account()
         write_page(run, report)
         run_folder.write_report(run, report)  # last: by it a finished run is known
-    _tidy_cache(prepared, console)
+    tidy_cache(prepared, console)
     return report
-
-
-def _tidy_cache(prepared: Prepared, console: Console) -> None:
-    """Keep the decoded images of all runs within bounds."""
-    for removed in prune(cache_folder(), CACHE_CEILING_BYTES, keep=[prepared.store.folder]):
-        console.say(f"  removed {removed}, the decoded images longest unused, to keep the cache within bounds")
 
 
 def _keep_index(run: Path, prepared: Prepared, begun: Continuation) -> None:

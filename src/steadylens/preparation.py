@@ -20,10 +20,13 @@ from steadylens.data.findings import Finding
 from steadylens.data.images import Preprocessing
 from steadylens.data.sources import ImageIndex, Tally
 from steadylens.data.split import Splits, split, units_of
-from steadylens.data.store import Store, cache_folder, decode
+from steadylens.data.store import Store, cache_folder, decode, prune
+from steadylens.errors import ResourceError
 from steadylens.training.backbones import BackboneChoice, choose_backbone
 from steadylens.training.framing import choose_fit
 from steadylens.training.resolution import choose_device, choose_image_size
+
+CACHE_CEILING_BYTES = 20 * 2**30
 
 
 @dataclass
@@ -166,6 +169,15 @@ def audited(store: Store, console: Console, watch: Stopwatch) -> tuple[NearDupli
     with watch.stage("audit"), console.stage("Auditing") as advance:
         near = find_near_duplicates(store.index, store.pixels, lambda share: advance(share, "near-duplicates"))
         return near, audit(store.index, store.pixels, near)
+
+
+def tidy_cache(prepared: Prepared, console: Console) -> None:
+    """Keep the decoded images of all runs within bounds; a finished run is none the worse where that fails."""
+    try:
+        for removed in prune(cache_folder(), CACHE_CEILING_BYTES, keep=[prepared.store.folder]):
+            console.say(f"  removed {removed}, the decoded images longest unused, to keep the cache within bounds")
+    except (OSError, ResourceError) as error:
+        console.say(f"  The cache could not be kept within bounds: {error}")
 
 
 def counting(advance: Advance) -> Tally:

@@ -466,3 +466,11 @@ def test_files_and_arrays_are_padded_and_filtered_alike() -> None:
             assert np.array_equal(from_file, fit_array(pixels, 24, **how))
             found.add(from_file.tobytes())
     assert len(found) == 4
+
+
+def test_a_cut_file_is_refused_whatever_pillow_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(whole, "JPEG")
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert isinstance(decode(whole.getvalue()[:-900], 32), Refusal)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES, "what others set is as it was"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from steadylens.data.sources import (
     read_index,
     read_index_to_measure,
 )
+from steadylens.data.split import split
 from steadylens.errors import DataError
 
 
@@ -185,6 +188,58 @@ def test_links_to_folders_are_noted_and_not_followed(tmp_path: Path) -> None:
     index = read_index(tmp_path)
     assert (len(index), index.classes) == (2, ("cat", "dog"))
     assert any("2 links to folders not followed: 'cat/loop', 'hog'" in note for note in index.notes)
+
+
+def test_a_split_that_is_a_link_is_refused_and_other_links_beside_splits_are_noted(
+    tmp_path: Path, make_images: Callable[..., Path]
+) -> None:
+    data, elsewhere = tmp_path / "data", make_images({"bolt": 3, "nut": 3}, "elsewhere")
+    shutil.copytree(elsewhere, data / "train")
+    shutil.copytree(elsewhere, data / "val")
+    (data / "more").symlink_to(elsewhere)
+    assert any("1 link to folders not followed: 'more'" in note for note in read_index(data).notes)
+    (data / "test").symlink_to(elsewhere)
+    with pytest.raises(DataError, match=r"'test' in .*: links to folders are not followed"):
+        read_index(data)
+
+
+def test_a_test_split_without_a_usable_image_is_not_replaced_by_another(
+    tmp_path: Path, make_images: Callable[..., Path]
+) -> None:
+    data = make_images({"bolt": 12, "nut": 12})
+    for name in ("bolt", "nut"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"There are no images in .*test, which was given to test on"):
+        read_index(data, test=tmp_path / "test")
+    (tmp_path / "test" / "nut" / "1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"A test split was given, but none of its images can be used"):
+        split(read_index(data, test=tmp_path / "test"), 0)
+
+
+@pytest.mark.parametrize(
+    "folders", [("Training/bolt", "Training/nut", "Testing/bolt", "Testing/nut"), ("bolt", "nut", "test/bolt")]
+)
+def test_splits_of_other_names_are_not_taken_for_classes(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "1.png")
+    with pytest.raises(DataError, match=r"with folders of classes in them: splits or classes\?"):
+        read_index(tmp_path)
+
+
+def test_a_class_may_be_called_test_and_classes_may_have_folders(tmp_path: Path) -> None:
+    for number, folder in enumerate(("exam/a", "exam/b", "test/a", "test/b")):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / folder / "1.png")
+    assert read_index(tmp_path).classes == ("exam", "test")
+
+
+def test_what_was_learned_from_is_no_test(tmp_path: Path, make_images: Callable[..., Path]) -> None:
+    elsewhere = make_images({"bolt": 3, "nut": 3}, "elsewhere")
+    for split_name in ("train", "val"):
+        shutil.copytree(elsewhere, tmp_path / "data" / split_name)
+    with pytest.raises(DataError, match="gives splits but no test split"):
+        read_index_to_measure(tmp_path / "data")
 
 
 def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:

@@ -391,3 +391,13 @@ def test_what_a_killed_process_left_in_the_cache_goes_a_day_later(images_folder:
     assert prune(tmp_path, 10**9) == ()
     assert not left.exists()
     assert folder.exists()
+
+
+def test_what_does_not_fit_into_memory_today_is_tried_again(
+    index: ImageIndex, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "decode", lambda *_, **__: images.NO_MEMORY)
+        with pytest.raises(DataError):
+            decode(index, 8, cache=cache)
+    assert len(decode(index, 8, cache=cache).index) == len(index)

@@ -21,7 +21,7 @@ from faults import failing
 from steadylens import files
 from steadylens.data.images import Preprocessing
 from steadylens.deployment.artifact import Artifact, load, pack
-from steadylens.errors import ArtifactError, ResourceError
+from steadylens.errors import ArtifactError, ConfigError, ResourceError
 from steadylens.models import NetworkSpec, build
 
 CLASSES = ("Käfer", "quo'te \"<b>", "third")
@@ -147,6 +147,21 @@ def test_loading_and_packing_leave_the_global_generator_alone(tmp_path: Path) ->
     pack_into(tmp_path / "model", network)
     load(tmp_path / "model")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("place", ["model", ".model.old", ".model.new"])
+def test_what_is_no_model_is_not_replaced(tmp_path: Path, place: str) -> None:
+    (tmp_path / place / "sub").mkdir(parents=True)
+    (tmp_path / place / "thesis.docx").write_bytes(b"years of work")
+    with pytest.raises(ConfigError, match=r"holds 'sub', which is no part of a model.*Name another folder"):
+        pack_into(tmp_path / "model")
+    assert (tmp_path / place / "thesis.docx").read_bytes() == b"years of work"
+
+
+def test_a_file_is_not_replaced_by_a_model(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"notes")
+    with pytest.raises(ConfigError, match="is a file"):
+        pack_into(tmp_path / "model")
 
 
 def test_an_older_artifact_is_replaced_whole(folder: Path) -> None:

@@ -59,6 +59,9 @@ def test_the_data_block_counts_what_there_is(make_images: Callable[..., Path]) -
     assert (block["images"], block["refused"], block["duplicates"], block["leakage"]) == (12, 1, 1, 0)
     assert block["per_class"] == {"bolt": 9, "nut": 3}
     assert block["imbalance_factor"] == 3.0
+    given = replace(index, splits=tuple("test" if row in (0, 1, 2, 3, 4, 5, 9) else "train" for row in range(12)))
+    of_given = contents.data_block(given, splits, (), near, foreign=True)
+    assert of_given["imbalance_factor"] == 1.5, "a test split that is given says nothing of what is learned from"
     assert block["splits"] == {
         "train": {"bolt": 4, "nut": 1},
         "validation": {"bolt": 2, "nut": 1},

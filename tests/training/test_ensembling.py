@@ -85,10 +85,19 @@ def test_the_figures_are_those_of_all_together() -> None:
 
 def test_who_surely_harms_stays_out(monkeypatch: pytest.MonkeyPatch) -> None:
     # What those before have over all together: more than chance, then less.
-    gains = iter([Gain(1.0, -0.5, 0.4), Gain(1.0, -0.3, 0.4)])
-    monkeypatch.setattr(ensembling, "gain_of", lambda *_: next(gains))
+    gains, compared = iter([Gain(1.0, -0.5, 0.4), Gain(1.0, -0.3, 0.4)]), list[Any]()
+
+    def noted(*logits_and_labels: Any) -> Gain:  # noqa: ANN401
+        compared.append(logits_and_labels)
+        return next(gains)
+
+    monkeypatch.setattr(ensembling, "gain_of", noted)
     said = list[str]()
     found = together(say=said.append)
+    assert isinstance(found.network, Ensemble)
+    alone = logits_of(found.network.members[0], images(40, 1), PREPROCESSING)
+    assert np.allclose(compared[0][0], alone, atol=1e-5), "those without it are asked whether they are surely better"
+    assert not np.allclose(compared[0][1], alone, atol=1e-3)
     assert [member.joins for member in found.members] == [True, False, True]
     assert isinstance(found.network, Ensemble)
     assert len(found.network.members) == 2
@@ -198,5 +207,8 @@ def test_the_page_and_the_model_tell_of_all_members(
 ) -> None:
     monkeypatch.setattr(ensembling, "gain_of", lambda *_: Gain(0.5, 0.1, 0.2))
     run = steadylens.train(images_folder, out=tmp_path / "run", quiet=True, **{**OPTIONS, "epochs": 1})
-    assert "the mean of 3 networks, of 3 that were trained" in (run.folder / "report.html").read_text()
+    assert (
+        "3 networks were trained one after another. The classifier answers with the mean of those that do not surely harm on validation: 3."
+        in (run.folder / "report.html").read_text()
+    )
     assert isinstance(load(run.folder / "model").network, Ensemble)

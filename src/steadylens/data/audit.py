@@ -152,21 +152,24 @@ def _empty_classes(index: ImageIndex) -> Iterator[Finding]:
 
 
 def _tiny_classes(index: ImageIndex) -> Iterator[Finding]:
-    sizes = np.bincount(index.labels, minlength=len(index.classes))
+    rows, tested = index.but_test(), "test" in index.splits
+    sizes = np.bincount(index.labels[rows], minlength=len(index.classes))
     for label in np.flatnonzero(sizes < FEW_IMAGES):
         size = int(sizes[label])
-        if size == 1:
+        if tested:
+            what = f"{size} image{'s' * (size != 1)} beside those of the test split: it will hardly be learned"
+        elif size == 1:
             what = "1 image: it can only be trained on, and nothing can be said about how well it is recognised"
         elif size == 2:
             what = "2 images: one to train on and one to check with, and none is left to test with"
         else:
             what = f"{size} images: figures on it will be loose"
-        paths = _paths(index, np.flatnonzero(index.labels == label).tolist())
+        paths = _paths(index, rows[index.labels[rows] == label].tolist())
         yield Finding("tiny-class", f"The class {index.classes[label]!r} has {what}.", "certain", "Add images.", paths)
 
 
 def _imbalance(index: ImageIndex) -> Iterator[Finding]:
-    sizes = np.bincount(index.labels, minlength=len(index.classes))
+    sizes = np.bincount(index.labels[index.but_test()], minlength=len(index.classes))
     factor = sizes.max() / max(sizes.min(), 1)
     if len(sizes) > 1 and factor >= IMBALANCE:
         large, small = int(sizes.argmax()), int(sizes.argmin())

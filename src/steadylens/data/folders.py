@@ -19,6 +19,7 @@ FORMS = (
     ".zip of any of these"
 )
 _SPLIT_OF_FOLDER = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_LIKE_A_SPLIT = re.compile(r"train(ing)?|valid(ation)?|val|dev|eval(uation)?|test(ing)?", re.IGNORECASE)
 _NOT_AN_IMAGE = re.compile(
     r".*\.(txt|csv|tsv|jsonl?|xml|ya?ml|toml|ini|cfg|md|rst|html?|css|js|pdf|docx?|xlsx?|pptx?|odt|ods|py|ipynb|sh|bat|log"
     r"|db|sqlite|parquet|arrow|np[yz]|mat|h5|hdf5|pkl|pth?|onnx|safetensors|zip|tar|t?gz|bz2|xz|7z|rar|mp[34]|mov|avi|mkv"
@@ -207,10 +208,17 @@ def _split_folders(tree: Tree, needs_train: bool) -> list[tuple[str, str]]:
     """The folders of class folders, each with its split; the top folder itself with "" where there are no splits."""
     folders = _subfolders(tree, tree.root)
     given = {name: path for name, path in folders.items() if name.casefold() in _SPLIT_OF_FOLDER}
+    linked = [link for link in _links_to_folders(tree, tree.root) if Path(link).name.casefold() in _SPLIT_OF_FOLDER]
+    if given and linked:
+        raise DataError(
+            f"{listed(shown(link, tree.home) for link in linked)} in {printable(tree.root)}: links to folders are not "
+            "followed, and so a split would be missing. Put the folders themselves there, or name one by --test."
+        )
     others = {name: path for name, path in folders.items() if name not in given}
     parts = [(path, _SPLIT_OF_FOLDER[name.casefold()]) for name, path in given.items()]
     train = next((path for path, split in parts if split == "train"), None)
     if train is None:
+        _refuse_splits_as_classes(tree, folders)
         if not given or others:
             return _class_folders(tree, folders)
         if needs_train or all(split != "test" for _, split in parts):
@@ -223,6 +231,18 @@ def _split_folders(tree: Tree, needs_train: bool) -> list[tuple[str, str]]:
         raise no_class_folders(tree, train)
     _refuse_doubtful_layout(tree, given, others, set(classes))
     return parts
+
+
+def _refuse_splits_as_classes(tree: Tree, folders: dict[str, str]) -> None:
+    """Raise a DataError where folders of splits would be taken for classes: by their names and what is in them."""
+    inside = {name: _names_if_readable(tree, path) for name, path in folders.items() if _LIKE_A_SPLIT.fullmatch(name)}
+    all_alike = len(folders) > 1 and len(inside) == len(folders) and all(inside.values())
+    alike = [name for name, names in inside.items() if names & (set(folders) - {name}) or all_alike]
+    if alike and any(_SPLIT_OF_FOLDER.get(name.casefold()) is None for name in folders):
+        raise DataError(
+            f"{printable(tree.root)} holds {listed(alike)} with folders of classes in them: splits or classes? Name "
+            "splits train, validation and test, and keep them apart from classes."
+        )
 
 
 def _class_folders(tree: Tree, folders: dict[str, str]) -> list[tuple[str, str]]:
@@ -273,7 +293,8 @@ def _beside_splits(tree: Tree, parts: list[tuple[str, str]]) -> list[str]:
         return []
     others = [name for name, path in _subfolders(tree, tree.root).items() if path not in taken]
     note = f"{counted(others, 'folder')} beside the splits in {printable(tree.root)} passed over: {listed(others)}."
-    return loose_note(tree, tree.root) + ([note] if others else [])
+    links = _links_note(_links_to_folders(tree, tree.root), "to folders not followed", tree)
+    return loose_note(tree, tree.root) + ([note] if others else []) + links
 
 
 def _entries(tree: Tree, folder: str) -> list[Entry]:

@@ -112,6 +112,8 @@ def joined(scan: Scan, test: Scan) -> Scan:
         DataError: the source has another test split, or the test has classes that are not learned.
     """
     own = {row.path for row in scan.candidates if row.split == "test"}
+    if not test.candidates:
+        raise DataError(f"There are no images in {test.where}, which was given to test on. {FORMS}.")
     if own == {row.path for row in test.candidates}:
         return scan
     if own:

@@ -70,6 +70,9 @@ class Refusal:
     reason: str
 
 
+NO_MEMORY = Refusal("it does not fit into memory")  # now; another time it may
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """What the header says: width and height in pixels as displayed (after EXIF rotation), and the format.
@@ -230,7 +233,7 @@ def _damage(error: Exception) -> Refusal:
     and shown.
     """
     if isinstance(error, MemoryError):
-        return Refusal("it does not fit into memory")
+        return NO_MEMORY
     lines = str(error).splitlines()
     # Figures in brackets, such as "(3 bytes not processed)", differ from file to file and tell a person nothing.
     what = re.sub(r"\s*\([^)]*\)", "", lines[0])[:120].strip() if lines else ""
@@ -324,19 +327,23 @@ if hasattr(os, "register_at_fork"):  # a fork must not copy it while another thr
     os.register_at_fork(before=_silence.acquire, after_in_parent=_silence.release, after_in_child=_silence.release)
 _silencing = 0
 _silencing_filter: Any = None
+_truncated_was_fine = False
 
 
 @contextmanager
 def warnings_silenced() -> Iterator[None]:
     """Keep Pillow's warnings about a file (large, odd metadata) from the user, who gets a refusal where one is due.
 
+    A file that is cut off is refused too where `ImageFile.LOAD_TRUNCATED_IMAGES` is set, as in many a notebook.
+
     Every call of this module does so; around many of them, it is done once for all, which is faster.
     `warnings.catch_warnings` puts back the filters that it found, which is wrong when threads
     overlap; so the first thread in adds one filter, and the last one out removes that one.
     """
-    global _silencing, _silencing_filter  # noqa: PLW0603 - the filters that this counts for are global themselves
+    global _silencing, _silencing_filter, _truncated_was_fine  # noqa: PLW0603 - what this counts for is global itself
     with _silence:
         if _silencing == 0:
+            _truncated_was_fine, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
             warnings.filterwarnings("ignore", module=r"PIL\.")
             _silencing_filter = warnings.filters[0]
         _silencing += 1
@@ -346,5 +353,6 @@ def warnings_silenced() -> Iterator[None]:
         with _silence:
             _silencing -= 1
             if _silencing == 0:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _truncated_was_fine
                 with suppress(ValueError):  # someone else reset the filters meanwhile
                     cast("list[Any]", warnings.filters).remove(_silencing_filter)

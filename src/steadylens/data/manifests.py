@@ -92,8 +92,12 @@ def names_of(labels: Sequence[object]) -> list[str]:
 
 
 def is_missing(label: object) -> bool:
-    """Whether a label is none: None, NaN, or blank."""
-    return label is None or str(label).strip() == "" or (isinstance(label, numbers.Real) and math.isnan(label))
+    """Whether a label is none: None, NaN, pandas' NA, a time that is none, or blank."""
+    if label is None or type(label).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(label, np.datetime64 | np.timedelta64):
+        return bool(np.isnat(label))
+    return str(label).strip() == "" or (isinstance(label, numbers.Real) and math.isnan(label))
 
 
 def candidates_of(rows: Iterable[Candidate]) -> list[Candidate]:

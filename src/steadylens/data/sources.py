@@ -63,7 +63,7 @@ class ImageIndex:
     out, and `notes` say so. To learn from, two classes are needed; to measure on, one will do.
     `read` gives the bytes of an image by its path, or a Refusal; the paths of an archive's members
     begin with the archive's own, and only `read` can open them.
-    `fixes` tells what a file of fixes changed, where there was one.
+    `fixes` tells what a file of fixes changed. `given` are the splits that there are, their images usable or not.
     """
 
     root: Path | None
@@ -84,6 +84,7 @@ class ImageIndex:
     fewest_classes: int = 2
     read: Read = read_content
     fixes: AppliedFixes | None = None
+    given: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         """The number of usable images."""
@@ -131,8 +132,8 @@ def read_index_to_measure(source: Any, *, advance: Tally = _nowhere) -> ImageInd
     """
     scan = scan_source(source, needs_train=False, found=partial(advance, 0))
     test = only_test(scan)
-    if test is not None:
-        scan = replace(test, notes=[*scan.notes, f"Only the test split of {scan.where} is measured on."])
+    note = f"Only the test split of {scan.where} is measured on."
+    scan = as_test(scan) if test is None else replace(test, notes=[*scan.notes, note])
     candidates = [row._replace(split="") for row in scan.candidates]
     return _index_of(
         replace(scan, classes={name: {""} for name in scan.classes}, candidates=candidates), advance, fewest=1
@@ -184,6 +185,7 @@ def index_arrays(
         refusals=(),
         notes=(),
         arrays=images,
+        given=frozenset() if test is None else frozenset({"test"}),
     )
 
 
@@ -272,6 +274,7 @@ def _index_of(scan: Scan, advance: Tally, fewest: int) -> ImageIndex:
         animated=tuple(usable[row].path for row in animated),
         fewest_classes=fewest,
         read=read,
+        given=frozenset(split for splits in scan.classes.values() for split in splits if split),
     )
 
 

@@ -87,6 +87,12 @@ def split(
         )
     given = np.array(index.splits)
     to_cut = {"validation": validation_share, "test": test_share}
+    for name in to_cut:
+        if name in index.given and not np.any(given == name):
+            raise DataError(
+                f"A {name} split was given, but none of its images can be used. See why they were refused, or leave "
+                "that split out: then one is cut from the training images."
+            )
     to_cut = {name: share for name, share in to_cut.items() if not np.any(given == name)}
     known, conflicts = _known(index, given, earlier or {}, to_cut)
     pool = np.flatnonzero((given == "") | (given == "train"))

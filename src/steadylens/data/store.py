@@ -116,8 +116,12 @@ def prune(cache: Path, ceiling_bytes: int, *, keep: Collection[Path] = ()) -> tu
     if not cache.is_dir():
         return ()
     stores = [path for path in cache.iterdir() if _is_store(path) and not _is_unfinished(path)]
-    oldest_first = sorted(stores, key=lambda path: path.stat().st_mtime)
-    sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in stores}
+    used, sizes = dict[Path, float](), dict[Path, int]()
+    for path in stores:
+        with suppress(FileNotFoundError):  # another run removes stores too
+            used[path] = path.stat().st_mtime
+            sizes[path] = sum(file.stat().st_size for file in path.iterdir())
+    oldest_first = sorted(sizes, key=used.__getitem__)
     removed = [path for path in cache.iterdir() if _is_unfinished(path) and _age_s(path) > _UNFINISHED_LIFE_S]
     total = sum(sizes.values())
     for path in oldest_first:
@@ -220,7 +224,10 @@ def _decode_all(
 def _decode_row(
     index: ImageIndex, image_size: int, how: Mapping[str, str], pixels: NDArray[np.uint8], row: int
 ) -> tuple[str, bool]:
-    """Why an image is refused ("" if it is not), and whether its content was read and is the one that was indexed."""
+    """Why an image is refused ("" if it is not), and whether it would be the next time too.
+
+    Not so where its content was not read or is not the one that was indexed, or where memory was short.
+    """
     if index.arrays is not None:
         pixels[row] = images.fit_array(index.arrays[row], image_size, **how)
         return "", True
@@ -231,7 +238,7 @@ def _decode_row(
         return "changed while being read", False
     image = images.decode(content, image_size, **how)
     if isinstance(image, Refusal):
-        return image.reason, True
+        return image.reason, image != images.NO_MEMORY
     pixels[row] = image
     return "", True
 

@@ -191,6 +191,8 @@ def _digest(document: Mapping[str, Any]) -> str:
 
 def _write_folder(folder: Path, contents: Mapping[str, bytes], document: Mapping[str, Any]) -> None:
     new, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    for place in (folder, new, old):
+        _require_replaceable(place)
     if old.exists() and not folder.exists():  # an attempt was killed between its two renames
         files.rename(old, folder)
     try:
@@ -202,6 +204,18 @@ def _write_folder(folder: Path, contents: Mapping[str, bytes], document: Mapping
         _replace(folder, new, old)
     finally:
         files.remove(new)
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Raise a ConfigError where a folder that would be replaced holds anything but a model, whole or in part."""
+    if not folder.exists():
+        return
+    known = {WEIGHTS, DOCUMENT, "model.onnx"}
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    foreign = sorted(name for name in names if name not in known and not name.startswith(".model"))
+    if foreign or not folder.is_dir():
+        what = f"holds {foreign[0]!r}, which is no part of a model" if foreign else "is a file"
+        raise ConfigError(f"{folder} {what}, and a model takes the place of what is there. Name another folder.")
 
 
 def _replace(folder: Path, new: Path, old: Path) -> None:

@@ -77,7 +77,9 @@ def _in_batches(
 
 def exact(device: torch.device) -> AbstractContextManager[None]:
     """In which float32 is float32: on a GPU, cuDNN rounds what convolutions multiply to ten bits unless told not to."""
-    return cudnn.flags(enabled=True, allow_tf32=False) if device.type == "cuda" else nullcontext()
+    if device.type != "cuda":
+        return nullcontext()
+    return cudnn.flags(enabled=True, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)
 
 
 def suitable_batch(image_size: int, device: torch.device) -> int:

@@ -31,11 +31,13 @@ def headline(report: Mapping[str, Any]) -> str:
     rows = {row["name"]: row for row in report["strategies"]}
     best = rows[report["best_by_validation"]]
     if best["difference"] is None:
-        return "On these images, nothing that was tried does better than plain training."
+        return "By validation, nothing that was tried does better than plain training."
     change = interval_of(best["difference"]["balanced_accuracy"])
     best_of = f"Best by validation: {best['title']}"
     if change.low is not None and change.low > 0:
         return f"{best_of}. On the test images it has {points(change.value)} of balanced accuracy over plain training."
+    if change.high is not None and change.high < 0:
+        return f"{best_of}. On the test images, though, it is surely worse than plain training."
     return f"{best_of}. On the test images it is not surely better than plain training."
 
 

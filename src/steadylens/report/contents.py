@@ -38,11 +38,12 @@ def data_block(
 ) -> dict[str, Any]:
     """What images there were, how they were split and what was found; `foreign`: also those that are like no others."""
     counts = np.bincount(index.labels, minlength=len(index.classes))
+    learned = np.bincount(index.labels[index.but_test()], minlength=len(index.classes))
     return {
         "images": len(index),
         "refused": len(index.refusals),
         "per_class": _by_class(index.classes, counts),
-        "imbalance_factor": float(counts.max() / counts.min()),
+        "imbalance_factor": float(learned.max() / learned.min()),
         "duplicates": duplicate_count(index),
         "near_duplicates": near_duplicate_count(index, near),
         "leakage": leakage_count(index, near),
@@ -111,14 +112,31 @@ def selection_block(
     }
     trials = [trial, *map(dict, tried)]
     if account is not None and account["fine_tuned"] is not None:
-        figures = dict(account["probe"])
-        probe = {**recipe_block(recipe), "transfer": "probe"}
-        trials.append({"recipe": probe, "seconds": figures.pop("seconds"), "validation": figures, "stopped_at": 0})
+        trials[:1] = _adapted(recipe, fitted, account)
     return {
         "trials": trials,
-        "chosen": recipe_block(recipe),
+        "chosen": trials[0]["recipe"],
         "why": dict(why),
-        "minority": _minority(recipe, train_counts, fitted.epochs),
+        "minority": _minority(recipe, train_counts, fitted.epochs if fitted.best_epoch else 0),
+    }
+
+
+def _adapted(recipe: Recipe, fitted: Fitted, account: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The probe and the fine-tuning of a pretrained backbone as trials, the kept one first; neither is calibrated."""
+    both = []
+    for transfer, name, epochs in (("probe", "probe", 0), ("fine-tune", "fine_tuned", fitted.epochs)):
+        figures = dict(account[name])
+        seconds = figures.pop("seconds")
+        tried = {**recipe_block(recipe), "transfer": transfer}
+        both.append({"recipe": tried, "seconds": seconds, "validation": figures, "stopped_at": epochs})
+    return both if account["blend"] == 0 else [{**both[1], "validation": _validation(fitted.kept)}, both[0]]
+
+
+def _validation(row: Epoch) -> dict[str, float]:
+    return {
+        "balanced_accuracy": row.validation_balanced_accuracy,
+        "balanced_log_loss": row.validation_balanced_log_loss,
+        "worst_class_recall": row.validation_worst_class_recall,
     }
 
 
@@ -140,13 +158,13 @@ def _fixes(index: ImageIndex) -> dict[str, Any] | None:
 
 
 def _minority(recipe: Recipe, counts: NDArray[np.int64], epochs: int) -> dict[str, Any] | None:
-    """What drawing small classes more often and changing them more came to; None where neither was done.
+    """What drawing small classes more often and changing them more came to; None where neither was done, or no epoch.
 
     `effective_images` is how many different images of a class the network can have seen: each draw of the training
     gives a new one, until augmentation has no further outcome for an image. It is an upper bound, because two draws may
     come to the same, and it counts variations of the images there are, which teach less than as many images would.
     """
-    if not recipe.minority_augment and recipe.imbalance != "oversample":
+    if not epochs or (not recipe.minority_augment and recipe.imbalance != "oversample"):
         return None
     only = recipe.minority_augment > 0
     policy = policy_of(recipe.augment, flip=recipe.flip, minority_only=only)

@@ -106,7 +106,7 @@ def class_rows(report: Mapping[str, Any]) -> list[ClassRow]:
             recall=finite(row.get("recall")),
             precision=finite(row.get("precision")),
             f1=finite(row.get("f1")),
-            worst=row["class"] == test.get("worst_class"),
+            worst=row["class"] == test.get("worst_class") and (row.get("recall") or 0.0) < 1,
         )
         for row in test.get("per_class") or []
     ]

@@ -123,7 +123,8 @@ def _interval(facts: _Facts) -> str:
         parts.append(f"{percent_range(facts.balanced)} for all classes alike")
     if facts.worst.low is not None:
         parts.append(f"{percent_range(facts.worst)} for the worst class, {_quoted([facts.worst_class])}")
-    measured = f"Measured on {count(facts.test.get('n'))} test images that neither trained nor chose the model."
+    apart = "" if facts.leakage > 0 else " that neither trained nor chose the model"
+    measured = f"Measured on {count(facts.test.get('n'))} test images{apart}."
     return f"95\u202f% intervals: {'; '.join(parts)}. {measured}" if parts else measured
 
 
@@ -150,7 +151,7 @@ def _not_yet(facts: _Facts, report: Mapping[str, Any]) -> Iterator[str]:
         missed = Interval(1 - facts.worst.value, _complement(facts.worst.high), _complement(facts.worst.low))
         between = "" if missed.low is None else f" ({percent_range(missed)})"
         yield f"Deciding alone on {_quoted([facts.worst_class])}: it misses {percent(missed.value)} of them{between}."
-    precise = [row for row in facts.per_class if row.get("precision") is not None]
+    precise = [row for row in facts.per_class if row.get("support") and row.get("precision") is not None]
     if precise:
         least = min(precise, key=lambda row: float(row["precision"]))
         said = _quoted([plain(least["class"])])
@@ -160,13 +161,16 @@ def _not_yet(facts: _Facts, report: Mapping[str, Any]) -> Iterator[str]:
     if error is not None and error > _FACE_VALUE:
         yield f"Taking its probabilities at face value: they are off by {percent(error)} on average."
     if facts.leakage > 0:
-        yield f"Quoting these figures: {count(facts.leakage)} images occur in more than one split, which flatters them."
+        yield (
+            f"Quoting these figures: {count(facts.leakage)} images are in another split too, or almost the same, which "
+            "flatters them."
+        )
     unmeasured = "" if report.get("robustness") else ", and noise, blur or other light"
     yield f"Images of another kind: another camera, place or subject{unmeasured} were not measured."
 
 
 def _next_steps(facts: _Facts) -> Iterator[str]:
-    if facts.worst_class:
+    if facts.worst_class and facts.worst.value != 1:
         yield _help_for_worst(facts)
     few = [plain(row["class"]) for row in facts.per_class if 0 < (row.get("support") or 0) < _FEW_IMAGES]
     if _untested(facts):

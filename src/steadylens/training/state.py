@@ -98,7 +98,7 @@ class Fitted:
         best_epoch: whose weights it holds.
         kept: the figures of the weights that it holds.
         epochs: how many were begun.
-        stopped: "budget", "early" or "epochs".
+        stopped: "budget", "early", "epochs" or "probe".
         seconds: of wall time.
         images_per_second: of training alone, measurements left out.
         members: where several networks were trained, each of them; all else here but `kept`, `network` and `seconds`
