@@ -116,6 +116,22 @@ def test_the_selection_block_has_the_trial_and_its_reasons() -> None:
     assert (block["why"], block["minority"]) == ({"network": "given"}, None)
 
 
+@pytest.mark.parametrize(("blend", "order"), [(0.0, ["probe", "fine-tune"]), (2 / 3, ["fine-tune", "probe"])])
+def test_of_a_pretrained_backbone_what_was_kept_is_chosen(blend: float, order: list[str]) -> None:
+    figures = {"balanced_accuracy": 0.88, "balanced_log_loss": 0.6, "worst_class_recall": 0.8, "seconds": 3.0}
+    account = {"probe": figures, "fine_tuned": {**figures, "balanced_accuracy": 0.5, "seconds": 9.0}, "blend": blend}
+    recipe = replace(RECIPE, transfer="fine-tune", minority_augment=0.25)
+    fitted = replace(FITTED, best_epoch=FITTED.best_epoch if blend else 0)
+    block = contents.selection_block(recipe, {}, COUNTS, VALIDATION, fitted, account)
+    assert [trial["recipe"]["transfer"] for trial in block["trials"]] == order
+    assert block["chosen"] == block["trials"][0]["recipe"]
+    of = {trial["recipe"]["transfer"]: trial for trial in block["trials"]}
+    assert (of["probe"]["validation"]["balanced_accuracy"], of["probe"]["stopped_at"]) == (0.88, 0)
+    kept = FITTED.kept.validation_balanced_accuracy if blend else 0.5  # of the blend, or of what was not taken
+    assert of["fine-tune"]["validation"]["balanced_accuracy"] == kept
+    assert (block["minority"] is None) == (blend == 0), "no epoch of what is kept drew anything"
+
+
 def test_minority_classes_are_shown_where_they_are_treated_otherwise() -> None:
     for recipe, drawn in (
         (replace(RECIPE, imbalance="oversample"), {"bolt": 50, "nut": 50}),
