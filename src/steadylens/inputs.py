@@ -65,9 +65,7 @@ def labels_of(y: Any) -> list[Any] | None:  # noqa: ANN401 - whatever NumPy take
     labels = np.asarray(y)
     if labels.ndim != 1:
         raise DataError(f"y must be one label an image, of shape (n,). Got the shape {labels.shape} instead.")
-    for row, label in enumerate(y):  # as they came: among text, NumPy would make text of what is missing
-        if manifests.is_missing(label):
-            raise DataError(f"The label in position {row} is missing ({label!r}). Fill it in, or leave that image out.")
+    manifests.require_labels(y)  # as they came: among text, NumPy would make text of what is missing
     return list(labels)
 
 

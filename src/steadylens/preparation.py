@@ -115,9 +115,8 @@ def prepare(
     splits = _split(store, near, config, console, watch, earlier)
     train = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train])
     with watch.stage("choose"):
-        fit, reasons["image_fit"] = choose_fit(
-            config, backbone, store.index, train, frame, units=_units(store, near), seconds=left()
-        )
+        units = None if backbone.pretrained is None else _units(store, near)  # without one, nothing is compared
+        fit, reasons["image_fit"] = choose_fit(config, backbone, store.index, train, frame, units=units, seconds=left())
     if fit != frame.fit:
         frame = replace(frame, fit=fit)
         store = decoded(index, frame, console, watch)

@@ -13,9 +13,9 @@ from steadylens.data.folders import FORMS, Candidate, Scan, is_tabular, printabl
 from steadylens.data.manifests import (
     candidates_of,
     is_frame,
-    is_missing,
     manifest_in,
     names_of,
+    require_labels,
     scan_frame,
     scan_manifest,
 )
@@ -74,9 +74,7 @@ def labels_as_names(labels: Sequence[object], n: int, what: str) -> list[str]:
     """
     if len(labels) != n:
         raise DataError(f"There are {n} {what} and {len(labels)} labels. Give one label for each.")
-    for row, label in enumerate(labels):
-        if is_missing(label):
-            raise DataError(f"The label in position {row} is missing ({label!r}). Fill it in, or leave that image out.")
+    require_labels(labels)
     return [str(label) for label in labels]
 
 

@@ -100,6 +100,13 @@ def is_missing(label: object) -> bool:
     return str(label).strip() == "" or (isinstance(label, numbers.Real) and math.isnan(label))
 
 
+def require_labels(labels: Iterable[object]) -> None:
+    """Raise a DataError that names the position of the first missing label, if there is one."""
+    for row, label in enumerate(labels):
+        if is_missing(label):
+            raise DataError(f"The label in position {row} is missing ({label!r}). Fill it in, or leave that image out.")
+
+
 def candidates_of(rows: Iterable[Candidate]) -> list[Candidate]:
     """The rows, each path once.
 

@@ -27,7 +27,7 @@ from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
 from steadylens.models.mirrored import Mirrored
 from steadylens.training.imbalance import balance
-from steadylens.training.state import Epoch, Fitted
+from steadylens.training.state import Epoch, Fitted, validation_figures
 
 SCHEMA = 1
 _LIBRARIES = ("torch", "timm", "numpy", "scikit-learn", "scipy", "pillow", "safetensors", "pyarrow")
@@ -129,15 +129,7 @@ def _adapted(recipe: Recipe, fitted: Fitted, account: Mapping[str, Any]) -> list
         seconds = figures.pop("seconds")
         tried = {**recipe_block(recipe), "transfer": transfer}
         both.append({"recipe": tried, "seconds": seconds, "validation": figures, "stopped_at": epochs})
-    return both if account["blend"] == 0 else [{**both[1], "validation": _validation(fitted.kept)}, both[0]]
-
-
-def _validation(row: Epoch) -> dict[str, float]:
-    return {
-        "balanced_accuracy": row.validation_balanced_accuracy,
-        "balanced_log_loss": row.validation_balanced_log_loss,
-        "worst_class_recall": row.validation_worst_class_recall,
-    }
+    return both if account["blend"] == 0 else [{**both[1], "validation": validation_figures(fitted.kept)}, both[0]]
 
 
 def _refusals(index: ImageIndex) -> list[dict[str, str]]:

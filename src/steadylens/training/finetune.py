@@ -31,7 +31,7 @@ from steadylens.training.loop import fit
 from steadylens.training.optimizers import Rates
 from steadylens.training.position import fitted_from, outcome_of
 from steadylens.training.probe import Features, Probe, features_of, fit_probe
-from steadylens.training.state import Epoch, Fitted, Step, judged, judged_on_both
+from steadylens.training.state import Epoch, Fitted, Step, judged, judged_on_both, validation_figures
 
 DECAY = 0.7  # of the learning rate from one stage to the one below it
 # The lowest stages, which hold together no more of the weights than this, stay as they are: of a MobileNet they hold
@@ -337,9 +337,4 @@ def _row_of_probe(
 
 def _figures(row: Epoch) -> dict[str, float]:
     """A trial's validation block of report.json, and the seconds until then."""
-    return {
-        "balanced_accuracy": row.validation_balanced_accuracy,
-        "balanced_log_loss": row.validation_balanced_log_loss,
-        "worst_class_recall": row.validation_worst_class_recall,
-        "seconds": row.seconds,
-    }
+    return {**validation_figures(row), "seconds": row.seconds}

@@ -119,7 +119,7 @@ def resolve(
     values["mirror"], why["mirror"] = _mirror(config.mirror, speed.network, flip=values["flip"])
     values["members"], why["members"] = _members(config, speed, len(train), device, seconds)
     counts = np.bincount(train.labels, minlength=len(classes))
-    fit = math.inf if seconds is None else seconds * speed.rate / len(train)
+    fit = _epochs_that_fit(seconds, speed.rate, len(train))
     epochs = min(fit / values["members"], config.epochs or math.inf)  # of each of the members
     if backbone is not None:
         values["transfer"], why["transfer"], epochs = _transfer(config, speed, counts, len(validation), seconds)
@@ -140,6 +140,10 @@ def resolve(
     elif reasons["network"]:
         why["network"] = f"{reasons['network']}. From scratch: {speed.reason}"
     return Resolution(Recipe(**values), why, speed.seconds_per_image * values["members"], epochs)
+
+
+def _epochs_that_fit(seconds: float | None, rate: float, images: int) -> float:
+    return math.inf if seconds is None else seconds * rate / images
 
 
 def _optimizer(network: str) -> tuple[str, str]:
@@ -298,8 +302,7 @@ def _network(
         arguments = {} if backbone is None else backbone.arguments
         spec = NetworkSpec(name, classes, preprocessing.image_size, depth, config.width, 0.0, arguments)
         rate, prediction = measure_speed(spec, train, preprocessing, device, precision)
-        epochs = math.inf if seconds is None else seconds * rate / len(train)
-        epochs = min(epochs, config.epochs or math.inf)
+        epochs = min(_epochs_that_fit(seconds, rate, len(train)), config.epochs or math.inf)
         steps = epochs * len(train) / BATCHES[device]
         if name != candidates[0] and steps < (FEWEST_STEPS if epochs >= FEWEST_EPOCHS else MANY_STEPS):
             break

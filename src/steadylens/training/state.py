@@ -41,6 +41,15 @@ class Epoch:
     images_per_second: float
 
 
+def validation_figures(row: Epoch) -> dict[str, float]:
+    """The figures of a row on validation, as a trial of report.json has them; not calibrated."""
+    return {
+        "balanced_accuracy": row.validation_balanced_accuracy,
+        "balanced_log_loss": row.validation_balanced_log_loss,
+        "worst_class_recall": row.validation_worst_class_recall,
+    }
+
+
 def judged(row: Epoch, unseen: NDArray[np.float32], labels: NDArray[np.int64]) -> Epoch:
     """A row with the validation figures of other logits, (n, classes), for the same images."""
     found, classes = unseen.argmax(1), unseen.shape[1]
