@@ -24,7 +24,7 @@ from steadylens.interruption import Interrupted
 from steadylens.preparation import Stopwatch
 from steadylens.report import run_folder
 from steadylens.report.contents import cpu_name
-from steadylens.report.runs import BEGUN, command_to_go_on, is_unfinished
+from steadylens.report.runs import command_to_go_on, is_unfinished
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.selection import Selection
 
@@ -283,7 +283,7 @@ def _write_begun(run: Path, config: Config, command: str, source: Source) -> Non
         "config": _as_json(config),
         "machine": _machine(),
     }
-    files.write_json(run / BEGUN, begun)
+    files.write_json(run / files.BEGUN, begun)
 
 
 def _as_json(config: Config) -> dict[str, Any]:
@@ -304,7 +304,7 @@ def _elsewhere(before: object) -> tuple[str, ...]:
 
 
 def _begun(run: Path) -> dict[str, Any]:
-    path = run / BEGUN
+    path = run / files.BEGUN
     try:
         begun = dict(json.loads(path.read_text("utf-8")))
         return {**begun, "config": dict(begun["config"]), "command": str(begun["command"])}

@@ -31,6 +31,7 @@ import numpy as np
 
 from steadylens.errors import ResourceError
 
+BEGUN = Path("checkpoints", "begun.json")  # in the folder of every run, from its first moment on
 LOCK = ".lock"  # in a folder that one process at a time may write: left there, since only who holds it counts
 _LOCK_TRIES, _LOCK_PAUSE_S = 5, 0.05
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
@@ -305,6 +306,9 @@ def _cut(file: IO[bytes], length: int) -> None:
 
 
 def _reserve(file: IO[bytes], length: int) -> None:
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        file.truncate(length)
+        return
     try:
         os.posix_fallocate(file.fileno(), 0, length)
     except OSError as error:

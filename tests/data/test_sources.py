@@ -181,6 +181,18 @@ def test_folders_beside_the_splits_are_noted(tmp_path: Path) -> None:
     assert any("'notes.txt'" in note for note in index.notes)
 
 
+def test_a_run_made_inside_the_data_is_no_class_and_its_plots_are_no_images(tmp_path: Path) -> None:
+    lay(tmp_path, "cat/1.png", "dog/1.png", "run/examples/1.png", "dog/trained/examples/2.png", "runs/a/examples/3.png")
+    for run in ("run", "dog/trained", "runs/a"):
+        (tmp_path / run / "checkpoints").mkdir()
+        (tmp_path / run / "checkpoints/begun.json").write_text("{}")
+    index = read_index(tmp_path)
+    assert (len(index), index.classes) == (2, ("cat", "dog"))
+    note = "3 folders of a training passed over, whose images are copies and plots: 'dog/trained', 'run', 'runs/a'."
+    assert note in index.notes
+    assert find_images([str(tmp_path)]) == [tmp_path / "cat/1.png", tmp_path / "dog/1.png"]
+
+
 def test_links_to_folders_are_noted_and_not_followed(tmp_path: Path) -> None:
     lay(tmp_path, "cat/1.png", "dog/1.png")
     (tmp_path / "cat/loop").symlink_to(tmp_path)

@@ -20,6 +20,7 @@ FORMS = (
 )
 _SPLIT_OF_FOLDER = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _LIKE_A_SPLIT = re.compile(r"train(ing)?|valid(ation)?|val|dev|eval(uation)?|test(ing)?", re.IGNORECASE)
+_FOLDERS = {"folder", "folder-link", "run"}
 _NOT_AN_IMAGE = re.compile(
     r".*\.(txt|csv|tsv|jsonl?|xml|ya?ml|toml|ini|cfg|md|rst|html?|css|js|pdf|docx?|xlsx?|pptx?|odt|ods|py|ipynb|sh|bat|log"
     r"|db|sqlite|parquet|arrow|np[yz]|mat|h5|hdf5|pkl|pth?|onnx|safetensors|zip|tar|t?gz|bz2|xz|7z|rar|mp[34]|mov|avi|mkv"
@@ -62,12 +63,16 @@ class Scan:
 
 @dataclass(frozen=True)
 class Contents:
-    """What lies below a folder: files to be tried, those of them that are links, strays, links to folders, refusals."""
+    """What lies below a folder: files to be tried, those of them that are links, strays, what is not entered, refusals.
+
+    Not entered are links to folders, and the folders of runs.
+    """
 
     files: list[str] = field(default_factory=list)
     file_links: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
     folder_links: list[str] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -85,8 +90,10 @@ def scan_tree(tree: Tree, *, needs_train: bool = True, found: Callable[[int], No
     scan.notes.extend((*tree.notes, *_beside_splits(tree, parts)))
     scan.candidates.extend(Candidate(f"{tree.root}/{name}", "", refusal=reason) for name, reason in tree.refused)
     file_links: set[str] = set()
+    runs = set(_of_kind(tree, tree.root, "run"))
     for folder, split in parts:
-        links = _links_to_folders(tree, folder)
+        links = _of_kind(tree, folder, "folder-link")
+        runs.update(_of_kind(tree, folder, "run"))
         for name, path in _subfolders(tree, folder).items():
             _require_unicode(path)
             scan.classes.setdefault(name, set()).add(split)
@@ -96,8 +103,10 @@ def scan_tree(tree: Tree, *, needs_train: bool = True, found: Callable[[int], No
             scan.stray_files.extend(contents.strays)
             file_links.update(contents.file_links)
             links += contents.folder_links
+            runs.update(contents.runs)
             found(len(scan.candidates))
         scan.notes.extend((*loose_note(tree, folder), *_links_note(links, "to folders not followed", tree)))
+    scan.notes.extend(_runs_note(runs, tree))
     scan.candidates.sort(key=attrgetter("path"))
     scan.candidates.sort(key=attrgetter("class_name"))
     scan.stray_files.sort()
@@ -106,7 +115,7 @@ def scan_tree(tree: Tree, *, needs_train: bool = True, found: Callable[[int], No
 
 
 def contents_of(tree: Tree, folder: str) -> Contents:
-    """List what lies below a folder, at any depth, in no order; links to folders are not followed."""
+    """List what lies below a folder, at any depth, in no order; links to folders and runs are not entered."""
     contents, waiting = Contents(), [folder]
     while waiting:
         path = waiting.pop()
@@ -116,6 +125,8 @@ def contents_of(tree: Tree, folder: str) -> Contents:
                     waiting.append(entry.path)
                 elif entry.kind == "folder-link":
                     contents.folder_links.append(entry.path)
+                elif entry.kind == "run":
+                    contents.runs.append(entry.path)
                 elif is_stray(entry):
                     contents.strays.append(entry.path)
                 else:
@@ -142,7 +153,7 @@ def unwrapped(tree: Tree) -> Tree:
     folders = [entry for entry in top if entry.kind == "folder"]
     if len(folders) != 1 or folders[0].name.casefold() in _SPLIT_OF_FOLDER:
         return tree
-    if not all(entry.kind == "folder" or is_stray(entry) for entry in top):
+    if not all(entry.kind in ("folder", "run") or is_stray(entry) for entry in top):
         return tree
     inner = _entries(tree, folders[0].path)
     if not any(entry.kind == "folder" or is_tabular(entry.name) for entry in inner):
@@ -168,7 +179,7 @@ def is_stray(entry: Entry) -> bool:
 
 def loose_note(tree: Tree, folder: str) -> list[str]:
     """Say which files lie beside the subfolders of a folder, where no class can be told."""
-    loose = [shown(e.path, tree.home) for e in _entries(tree, folder) if e.kind not in ("folder", "folder-link")]
+    loose = [shown(e.path, tree.home) for e in _entries(tree, folder) if e.kind not in _FOLDERS]
     if not loose:
         return []
     where = f"{counted(loose, 'file')} directly in {printable(folder)}"
@@ -177,7 +188,7 @@ def loose_note(tree: Tree, folder: str) -> list[str]:
 
 def no_class_folders(tree: Tree, folder: str) -> DataError:
     """The error for a folder in which class folders are missing."""
-    links = " (links to folders are not followed)" if _links_to_folders(tree, folder) else ""
+    links = " (links to folders are not followed)" if _of_kind(tree, folder, "folder-link") else ""
     return DataError(f"There are no class folders in {printable(folder)}{links}. {FORMS}.")
 
 
@@ -208,7 +219,8 @@ def _split_folders(tree: Tree, needs_train: bool) -> list[tuple[str, str]]:
     """The folders of class folders, each with its split; the top folder itself with "" where there are no splits."""
     folders = _subfolders(tree, tree.root)
     given = {name: path for name, path in folders.items() if name.casefold() in _SPLIT_OF_FOLDER}
-    linked = [link for link in _links_to_folders(tree, tree.root) if Path(link).name.casefold() in _SPLIT_OF_FOLDER]
+    links = _of_kind(tree, tree.root, "folder-link")
+    linked = [link for link in links if Path(link).name.casefold() in _SPLIT_OF_FOLDER]
     if given and linked:
         raise DataError(
             f"{listed(shown(link, tree.home) for link in linked)} in {printable(tree.root)}: links to folders are not "
@@ -293,7 +305,7 @@ def _beside_splits(tree: Tree, parts: list[tuple[str, str]]) -> list[str]:
         return []
     others = [name for name, path in _subfolders(tree, tree.root).items() if path not in taken]
     note = f"{counted(others, 'folder')} beside the splits in {printable(tree.root)} passed over: {listed(others)}."
-    links = _links_note(_links_to_folders(tree, tree.root), "to folders not followed", tree)
+    links = _links_note(_of_kind(tree, tree.root, "folder-link"), "to folders not followed", tree)
     return loose_note(tree, tree.root) + ([note] if others else []) + links
 
 
@@ -318,13 +330,21 @@ def _names_if_readable(tree: Tree, folder: str) -> set[str]:
         return set()
 
 
-def _links_to_folders(tree: Tree, folder: str) -> list[str]:
-    return [entry.path for entry in _entries(tree, folder) if entry.kind == "folder-link"]
+def _of_kind(tree: Tree, folder: str, kind: str) -> list[str]:
+    """The paths of the entries of one kind that are directly in a folder."""
+    return [entry.path for entry in _entries(tree, folder) if entry.kind == kind]
 
 
 def _require_unicode(path: str) -> None:
     if printable(path) != path:
         raise DataError(f"The name of the class folder {printable(path)} is not valid Unicode: rename it.")
+
+
+def _runs_note(runs: set[str], tree: Tree) -> list[str]:
+    if not runs:
+        return []
+    which = listed(shown(path, tree.home) for path in sorted(runs))
+    return [f"{counted(list(runs), 'folder')} of a training passed over, whose images are copies and plots: {which}."]
 
 
 def _links_note(links: list[str], rest: str, tree: Tree) -> list[str]:

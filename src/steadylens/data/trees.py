@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from steadylens.data.images import Refusal
 from steadylens.data.reading import read_content
+from steadylens.files import BEGUN
 
 Read = Callable[[str], bytes | Refusal]
 _PASSED_OVER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # written by Windows and macOS
@@ -18,12 +19,13 @@ _PASSED_OVER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # writte
 class Entry(NamedTuple):
     """One thing in a folder: its name, its full path, and what it is.
 
-    A "link" leads to a file or to nothing, a "folder-link" to a folder; "other" is a pipe, a socket or a device.
+    A "link" leads to a file or to nothing, a "folder-link" to a folder; a "run" is a folder that a training writes;
+    "other" is a pipe, a socket or a device.
     """
 
     name: str
     path: str
-    kind: Literal["folder", "file", "link", "folder-link", "other"]
+    kind: Literal["folder", "file", "link", "folder-link", "run", "other"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def _entries_on_disk(folder: str) -> Iterator[Entry]:
                 to_folder = os.path.isdir(entry.path)  # noqa: PTH112 - an entry's path is a str
                 yield Entry(entry.name, entry.path, "folder-link" if to_folder else "link")
             elif entry.is_dir(follow_symlinks=False):
-                yield Entry(entry.name, entry.path, "folder")
+                is_run = (Path(entry.path) / BEGUN).is_file()  # what it holds are copies and plots
+                yield Entry(entry.name, entry.path, "run" if is_run else "folder")
             else:
                 yield Entry(entry.name, entry.path, "file" if entry.is_file(follow_symlinks=False) else "other")

@@ -21,10 +21,9 @@ from steadylens.data.split import Splits
 from steadylens.errors import ConfigError
 from steadylens.report.contents import curve_row, recipe_block
 from steadylens.report.metrics_log import METRICS
-from steadylens.report.runs import BEGUN
 from steadylens.training.state import Epoch
 
-CHECKPOINTS, INDEX = BEGUN.parent.name, "index.parquet"
+CHECKPOINTS, INDEX = files.BEGUN.parent.name, "index.parquet"
 
 
 def claim(run: Path) -> None:

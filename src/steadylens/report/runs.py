@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 from steadylens import files
 from steadylens.errors import DataError
+from steadylens.files import BEGUN
 from steadylens.report.figures import Interval, duration, finite, interval_of, plain
 from steadylens.report.metrics_log import METRICS, UNKNOWN, MetricsLog, Row, by_epoch
 
 State = Literal["running", "finished", "interrupted"]
 Say = Callable[[str], None]
-BEGUN = Path("checkpoints", "begun.json")
 _WRITTEN = ("index.parquet", "recipe.json", METRICS, "checkpoints", str(BEGUN), "report.json")
 _POLL_S = 1.0
 _INTERRUPTED = 130  # what an interrupted run leaves with; who watches it to its end leaves as it did
