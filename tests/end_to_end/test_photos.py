@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -46,7 +48,11 @@ def trained(photos: Path, run: Path, **options: Any) -> pipeline.Run:  # noqa: A
 
 
 def test_a_run_with_weights_becomes_an_artifact_that_needs_nothing_else(
-    photos: Path, tmp_path: Path, make_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
+    photos: Path,
+    tmp_path: Path,
+    make_weights: MakeWeights,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     weights = make_weights(interpolation="bilinear")
     run = trained(photos, tmp_path / "run", weights=weights, image_fit="pad", flip="on")
@@ -79,8 +85,13 @@ def test_a_run_with_weights_becomes_an_artifact_that_needs_nothing_else(
     assert isinstance(answer, Prediction)
     array = np.asarray(Image.open(image))[None]
     assert load(run.folder).probabilities_of_arrays(array)[0] == pytest.approx(list(answer.probabilities.values()))
-    again = measurement.evaluate_on(run.folder, photos, Console(quiet=True))
+    again = measurement.evaluate_on(run.folder / "model", photos, Console())
     assert again["n"] == sum(COUNTS.values())
+    held_out = pq.read_table(run.folder / "index.parquet")["split"].to_pylist().count("test")
+    assert again["seen"] == sum(COUNTS.values()) - held_out
+    assert "figures come out too good" in capsys.readouterr().err
+    shutil.copytree(run.folder / "model", tmp_path / "apart")
+    assert measurement.evaluate_on(tmp_path / "apart", photos, Console(quiet=True))["seen"] is None
 
 
 def test_the_probe_alone_is_a_run_of_its_own(photos: Path, tmp_path: Path, make_weights: MakeWeights) -> None:
