@@ -45,6 +45,7 @@ def result(strategy: str, seed: int, skill: float, train: float = 0.9, **changes
         "why": {"network": "given"}, "parameters": 1000,
         "training": {
             "epochs": 4, "best_epoch": 4, "stopped": "early", "total_seconds": 12.5, "images_per_second": 900.0,
+            "members": [],
         },
         "curve": curve, "diagnosis": diagnosis.as_dict(), "validation": scores, "test": scores,
         "answers": {

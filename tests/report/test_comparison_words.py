@@ -67,6 +67,18 @@ def test_capacity_early_stopping_and_auto_say_what_they_did() -> None:
     assert "It has 4,500 parameters, 4.5 times plain's, and went through the images 4 times" in texts["capacity-l"]
     assert "It ended early; the weights kept are those of epoch 4 of 4." in texts["early-stopping"]
     assert "It took cnn-s with imbalance none, augmentation off, mixing in 70.0" in texts["auto"]
+    assert "L2 0.05." in texts["auto"]
+
+
+def test_auto_says_how_many_networks_answer_together() -> None:
+    auto = result("auto", 0, 2.0)
+    auto["training"]["members"] = [{"joins": True}, {"joins": False}, {"joins": True}]
+    _, row = rows_of(result("plain", 0, 1.0), auto)
+    assert [one["networks"] for one in row["trainings"]] == [2]
+    assert "L2 0.05; 2 networks answer together." in row["text"]
+    auto["training"]["members"][2]["joins"] = False
+    _, row = rows_of(result("plain", 0, 1.0), auto)
+    assert "L2 0.05." in row["text"]
 
 
 def test_the_headline_names_the_best_by_validation() -> None:

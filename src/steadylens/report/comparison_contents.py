@@ -110,6 +110,7 @@ def _training(result: Result) -> dict[str, Any]:
         "epochs": training["epochs"],
         "best_epoch": training["best_epoch"],
         "stopped": training["stopped"],
+        "networks": max(1, sum(member["joins"] for member in training["members"])),
         "seconds": training["total_seconds"],
         "verdict": diagnosis["verdict"],
         "gap": diagnosis["gap"],

@@ -134,9 +134,17 @@ def _own(row: Row, reference: Row) -> list[str]:
         recipe = row["recipe"]
         return [
             f"It took {recipe['network']} with imbalance {recipe['imbalance']}, augmentation {recipe['augment']}, "
-            f"mixing in {percent(recipe['mixup'])} of the batches and L2 {recipe['l2']:g}."
+            f"mixing in {percent(recipe['mixup'])} of the batches and L2 {recipe['l2']:g}{_together(row)}."
         ]
     return []
+
+
+def _together(row: Row) -> str:
+    """How many networks answer, where it is more than one in some training."""
+    networks = [one["networks"] for one in row["trainings"]]
+    if max(networks) == 1:
+        return ""
+    return f"; {_count(sum(networks) / len(networks))} networks answer together"
 
 
 def _times(factor: float) -> str:
