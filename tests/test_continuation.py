@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -265,6 +266,13 @@ def test_a_finished_run_is_shown_only_to_who_asks_for_the_same(make_images: Make
     assert config.epochs == 3
     with pytest.raises(ConfigError, match="epochs was 3 and is now 77"):
         resumed(epochs=77)
+
+
+def test_names_that_no_report_could_hold_are_refused(make_images: MakeImages, tmp_path: Path) -> None:
+    out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(ConfigError, match=r"caf\\udce9 is not valid Unicode"):
+        steadylens.train(make_images({"bolt": 20, "nut": 20}), out=out, quiet=True, epochs=1)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "nothing"])

@@ -17,6 +17,7 @@ import torch
 from steadylens import __version__, files
 from steadylens.config import Config, Recipe
 from steadylens.console import Console
+from steadylens.data.folders import printable
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
 from steadylens.errors import ConfigError, DataError, ResourceError, SteadylensError
@@ -145,10 +146,11 @@ def taken_up(
         console: told that a run is gone on with.
 
     Raises:
-        ConfigError: the folder holds something else, or something else was asked for.
+        ConfigError: the folder holds something else, something else was asked for, or a name is not valid Unicode.
         ResourceError: another process works in the folder, or it cannot be written.
     """
     made = not run.exists()
+    _require_unicode(run, command, source)
     _require_ours(run, resume=resume)
     files.make_folder(run)
     with files.locked(run):
@@ -270,6 +272,14 @@ def _differences_of_images(before: Sequence[_Row], now: Sequence[_Row]) -> list[
 def _shown(paths: Sequence[str]) -> str:
     more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
     return ", ".join(paths[:_NAMED]) + more
+
+
+def _require_unicode(run: Path, command: str, source: Source) -> None:
+    """Raise a ConfigError for names of files that the run's own files, which are UTF-8, could not hold."""
+    words = [str(run.absolute()), source.data or "", *source.others.values(), command]
+    wrong = [printable(word) for word in words if printable(word) != word]
+    if wrong:
+        raise ConfigError(f"{wrong[0]} is not valid Unicode, and no report could hold it. Rename what is called so.")
 
 
 def _write_begun(run: Path, config: Config, command: str, source: Source) -> None:

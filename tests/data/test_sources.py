@@ -387,6 +387,13 @@ def test_names_that_are_not_unicode_are_refused_in_words_that_can_be_saved(tmp_p
         read_index(tmp_path)
 
 
+def test_a_source_whose_name_is_not_unicode_is_said(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    lay(root, "cat/1.png", "dog/1.png")
+    with pytest.raises(DataError, match=r"caf\\udce9 is not valid Unicode.*Rename it"):
+        read_index(root)
+
+
 def test_paths_keep_their_order_and_numeric_labels_theirs(tmp_path: Path) -> None:
     lay(tmp_path, "x.png", "sub/y.png", "z.png")
     index = index_paths([tmp_path / "z.png", str(tmp_path / "sub/y.png"), tmp_path / "x.png"], [10, 9, 10])

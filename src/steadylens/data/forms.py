@@ -160,6 +160,8 @@ def _existing(source: str | os.PathLike[str]) -> Path:
     path = Path(os.path.abspath(source))  # noqa: PTH100 - resolve() would replace links by where they lead
     if not path.exists():
         raise DataError(f"{printable(str(path))} does not exist. Check the spelling; {FORMS}.")
+    if printable(str(path)) != str(path):
+        raise DataError(f"{printable(str(path))} is not valid Unicode, and no report could hold it. Rename it.")
     if not path.is_dir() and not path.is_file():
         raise DataError(f"{printable(str(path))} is neither a folder nor a file. {FORMS}.")
     return path
