@@ -276,20 +276,20 @@ def predict(
 ) -> None:
     """Say what images show: one line an image, with the class and its probability."""
     from steadylens.console import Console
-    from steadylens.data.sources import find_images
+    from steadylens.data.unlabelled import find_images
     from steadylens.deployment.predictor import Prediction, load
     from steadylens.report.summary import answer_line, answer_row
 
-    predictor, refused = load(model), 0
+    predictor, console, refused = load(model), Console(quiet=quiet), 0
     if images == ["-"]:
         answers = (("-", answer) for answer in predictor.predict_bytes([sys.stdin.buffer.read()]))
     else:
-        answers = ((str(path), answer) for path, answer in predictor.predict_files(find_images(images)))
+        answers = ((str(path), answer) for path, answer in predictor.predict_files(find_images(images, console.say)))
     for path, answer in answers:
         refused += not isinstance(answer, Prediction)
         print_out(json.dumps(answer_row(path, answer)) if as_json else answer_line(path, answer))
     if refused:
-        Console(quiet=quiet).say(f"{refused} could not be read.")
+        console.say(f"{refused} could not be read.")
         raise typer.Exit(DataError.exit_code)
 
 

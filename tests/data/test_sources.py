@@ -18,7 +18,6 @@ from steadylens.data.sources import (
     ImageIndex,
     RefusedImage,
     drop_refused,
-    find_images,
     index_arrays,
     index_paths,
     read_index,
@@ -190,7 +189,6 @@ def test_a_run_made_inside_the_data_is_no_class_and_its_plots_are_no_images(tmp_
     assert (len(index), index.classes) == (2, ("cat", "dog"))
     note = "3 folders of a training passed over, whose images are copies and plots: 'dog/trained', 'run', 'runs/a'."
     assert note in index.notes
-    assert find_images([str(tmp_path)]) == [tmp_path / "cat/1.png", tmp_path / "dog/1.png"]
 
 
 def test_links_to_folders_are_noted_and_not_followed(tmp_path: Path) -> None:
@@ -301,8 +299,6 @@ def test_an_unreadable_top_or_split_stops(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "scandir", Unreadable(tmp_path / folder))
     with pytest.raises(DataError, match=r"could not be read: Permission denied"):
         read_index(tmp_path)
-    with pytest.raises(DataError, match=r"could not be read: Permission denied"):
-        find_images([str(tmp_path)])
 
 
 def test_what_vanishes_during_the_scan_is_refused(tmp_path: Path) -> None:
@@ -475,27 +471,6 @@ def test_numeric_labels_are_ordered_as_numbers_and_text_as_text() -> None:
     images = np.zeros((3, 2, 2), np.uint8)
     assert index_arrays(images, list(np.array([10, 2, 1]))).classes == ("1", "2", "10")
     assert index_arrays(images, list(np.array(["10", "2", "1"]))).classes == ("1", "10", "2")
-
-
-def test_images_for_prediction_are_found_by_file_folder_and_pattern(tmp_path: Path) -> None:
-    lay(tmp_path, "b.png", "a.png", "deep/er/c.png", "deep/notes.txt", ".hidden.png", "[x].png")
-    names = {path.name for path in find_images([str(tmp_path)])}
-    assert names == {"a.png", "b.png", "c.png", "[x].png"}
-    assert find_images([str(tmp_path / "b.png"), str(tmp_path / "[x].png")]) == [
-        tmp_path / "b.png",
-        tmp_path / "[x].png",
-    ]
-    assert find_images([str(tmp_path / "?.png")]) == [tmp_path / "a.png", tmp_path / "b.png"]
-    assert find_images([str(tmp_path / "**/c.*")]) == [tmp_path / "deep/er/c.png"]
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"), [("gone.png", "does not exist"), ("*.gif", "No file matches"), ("empty", "no images in")]
-)
-def test_arguments_that_name_nothing_are_said(tmp_path: Path, argument: str, message: str) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=message):
-        find_images([str(tmp_path / argument)])
 
 
 def test_dropping_rows_renumbers_and_records(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import glob
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from steadylens.data.forms import (
 from steadylens.data.images import Header, Refusal, read_header
 from steadylens.data.manifests import names_of
 from steadylens.data.reading import in_threads, read_content, read_from
-from steadylens.data.trees import Read, disk_tree
+from steadylens.data.trees import Read
 from steadylens.errors import DataError
 from steadylens.files import sha256
 
@@ -189,15 +188,6 @@ def index_arrays(
     )
 
 
-def find_images(arguments: Sequence[str]) -> list[Path]:
-    """List the image files that some arguments name: files, folders (with all below them) and glob patterns, sorted.
-
-    Raises:
-        DataError: an argument names nothing, or a folder or a pattern without images.
-    """
-    return [path for argument in arguments for path in _found(argument)]
-
-
 def drop_refused(index: ImageIndex, refused: Mapping[int, str]) -> ImageIndex:
     """Take rows, with the reason for each, out of the index and add them to its refusals.
 
@@ -334,26 +324,6 @@ def _straddling_note(rows: Iterable[Candidate]) -> list[str]:
         return []
     what = f"{folders.counted(torn, 'group')} in more than one given split: {folders.listed(torn)}."
     return [f"{what} Figures on validation and test come out too good."]
-
-
-def _found(argument: str) -> list[Path]:
-    path = Path(argument)
-    if path.is_dir():
-        contents = folders.contents_of(disk_tree(path), str(path))
-        if contents.unreadable:
-            raise DataError(f"{contents.unreadable[0][0]} is {contents.unreadable[0][1]}. Check its permissions.")
-        found = [Path(name) for name in sorted(contents.files)]
-        if not found:
-            raise DataError(f"There are no images in {path}. Name a folder that has some, or the images themselves.")
-    elif path.exists() or not glob.has_magic(argument):
-        found = [path]
-    else:
-        found = [Path(name) for name in sorted(glob.glob(argument, recursive=True)) if not Path(name).is_dir()]  # noqa: PTH207
-        if not found:
-            raise DataError(f"No file matches {argument!r}. Check the pattern.")
-    if not found[0].exists() and not found[0].is_symlink():
-        raise DataError(f"{path} does not exist. Check the spelling.")
-    return found
 
 
 def _test_arrays(
