@@ -98,6 +98,13 @@ def test_learning_curves_of_little(
     assert (">training<" in svg) == any(value is not None for value in train)
 
 
+def test_learning_curves_that_hardly_differ_have_no_label_twice() -> None:
+    plot = curves([1, 2, 3], [0.981, 0.983, 0.984], [0.975, 0.976, 0.978], best_epoch=3)
+    ticks = re.findall(r">([\d.]+\u202f%)<", plot)
+    assert len(ticks) >= 3
+    assert len(set(ticks)) == len(ticks)
+
+
 def test_reliability_leaves_out_bins_without_images() -> None:
     empty = {"confidence": None, "accuracy": None, "count": 0}
     with_empty = plots.reliability_diagram([*BINS, empty], name="reliability")

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from steadylens.report.drawing import INK, MUTED, TRAIN, VALIDATION, plot, svg
+from steadylens.report.drawing import INK, MUTED, TRAIN, VALIDATION, percent_tick, plot, svg
 from steadylens.report.figures import percent, points
 
 Row = Mapping[str, Any]
@@ -100,7 +100,7 @@ def capacity_plot(rows: Sequence[Row]) -> str:
         axes.set_xticks([row["parameters"] for row in shown], [_size(row) for row in shown])
         axes.minorticks_off()
         axes.margins(x=0.2, y=0.16)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f}\u202f%"))
+        axes.yaxis.set_major_formatter(FuncFormatter(percent_tick))
         axes.set(xlabel="parameters, logarithmic scale", ylabel="balanced accuracy")
         told = "; ".join(
             f"{row['title']} {percent(row['train_balanced_accuracy'])} and "
@@ -130,4 +130,4 @@ def _lines(axes: Axes, rows: Sequence[Row]) -> Axes:
 
 
 def _as_percent(axes: Axes) -> None:
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f}\u202f%"))
+    axes.xaxis.set_major_formatter(FuncFormatter(percent_tick))

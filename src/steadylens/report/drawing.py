@@ -54,6 +54,11 @@ _STYLE: dict[Any, Any] = {
 _LONGEST_LABEL = 22  # characters
 
 
+def percent_tick(fraction: float, _position: object = None) -> str:
+    """The label of an axis, such as "40 %"; with one decimal where whole ones would come twice."""
+    return f"{round(100 * fraction, 1) + 0.0:g}\u202f%"  # + 0.0: no minus before a zero
+
+
 @contextmanager
 def plot(width: int, height: int) -> Iterator[Figure]:
     """A figure of `width` x `height` SVG units in the report's style, for the length of a `with` block."""

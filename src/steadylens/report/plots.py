@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from steadylens.report.drawing import INK, MUTED, TRAIN, VALIDATION, plot, short, svg
+from steadylens.report.drawing import INK, MUTED, TRAIN, VALIDATION, percent_tick, plot, short, svg
 from steadylens.report.figures import count, decimal, finite, percent
 
 _HEAT_RGB = (0.18, 0.50, 0.78)  # a mid blue that stands out from white and from near-black: the one fixed colour
@@ -41,7 +41,7 @@ def learning_curves(
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         if as_percent:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
+            axes.yaxis.set_major_formatter(FuncFormatter(percent_tick))
         _name_curves(axes, [end for end in ends if end is not None])
         if best_epoch is not None:
             _mark_best(axes, epochs, validation, best_epoch)
@@ -72,7 +72,7 @@ def trials_plot(names: Sequence[str], train: Sequence[float], validation: Sequen
         axes.margins(x=0.25)
         axes.set_ylim(min(*train, *validation) - 0.05, max(*train, *validation) + 0.05)  # ten points or more
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
+        axes.yaxis.set_major_formatter(FuncFormatter(percent_tick))
         _name_curves(axes, [end for end in ends if end is not None])
         told = "; ".join(
             f"{one} {percent(known)} and {percent(unseen)}"
@@ -106,7 +106,7 @@ def reliability_diagram(bins: Sequence[Mapping[str, Any]], *, name: str) -> str:
         below.set(xlabel="probability that it states", ylabel="images")
         below.yaxis.set_major_locator(MaxNLocator(nbins=2))
         for axis in (above.yaxis, below.yaxis, below.xaxis):
-            axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
+            axis.set_major_formatter(FuncFormatter(percent_tick))
         return svg(figure, name)
 
 
