@@ -174,7 +174,7 @@ def _at_hand(config: Config, index: ImageIndex, device: str, seconds: float | No
     if not here:
         return None, (
             "no pretrained weights are on this machine: ask for some by name, such as --network "
-            f"{CURATED[0].network}, or give a file by --weights; for photographs they are worth more than anything else"
+            f"{CURATED[0].network}, or give a file by --weights; for photographs they are usually worth most"
         )
     chosen, precision = here[0], choose_precision(config.precision, device)[0]
     for candidate in here[1:]:
