@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from steadylens.report.drawing import INK, MUTED, TRAIN, VALIDATION, percent_tick, plot, svg
+from steadylens.report.drawing import INK, MUTED, TRAIN, VALIDATION, name_curves, percent_tick, plot, svg
 from steadylens.report.figures import percent, points
 
 Row = Mapping[str, Any]
@@ -48,11 +48,14 @@ def differences_plot(rows: Sequence[Row]) -> str:
             colour = VALIDATION if one["low"] > 0 else TRAIN if one["high"] < 0 else MUTED
             axes.hlines(y, 100 * one["low"], 100 * one["high"], color=colour, linewidth=4, alpha=0.35)
             axes.scatter([100 * one["value"]], [y], s=40, color=colour, zorder=3)
-            axes.annotate(points(one["value"]), (100 * one["high"], y), (7, 0), textcoords="offset points", va="center",
-                          color=colour)  # fmt: skip
+            end, apart, side = ("low", -7, "right") if one["value"] < 0 else ("high", 7, "left")
+            axes.annotate(  # on the side away from plain's line
+                points(one["value"]), (100 * one[end], y), (apart, 0),
+                textcoords="offset points", va="center", ha=side, color=colour,
+            )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+.0f}".replace("-", "\u2212") if x else "0"))
-        axes.margins(x=0.16)
+        axes.margins(x=0.22)  # room for the figures
         axes.set_xlabel("points of balanced accuracy over plain; grey where the interval holds zero")
         told = "; ".join(f"{row['title']} {points(one['value'])}" for row, one in zip(rows, figures, strict=True))
         return svg(figure, f"Gain in balanced accuracy over plain: {told or 'no other strategy was tried'}")
@@ -85,13 +88,14 @@ def capacity_plot(rows: Sequence[Row]) -> str:
     with plot(560, 330) as figure:
         axes = figure.subplots()
         axes.set_xscale("log")
+        ends = []
         for name, colour, marker, values in (
             ("training", TRAIN, "s", [row["train_balanced_accuracy"] for row in sizes]),
             ("validation", VALIDATION, "o", [row["validation"]["balanced_accuracy"]["value"] for row in sizes]),
         ):
             x = [row["parameters"] for row in sizes]
             axes.plot(x, values, color=colour, marker=marker, linewidth=1.9)
-            axes.annotate(name, (x[-1], values[-1]), (9, 0), textcoords="offset points", va="center", color=colour)
+            ends += [(x[-1], values[-1], name, colour)] if x else []
         for row in (row for row in rows if row["aim"] == "reference"):
             axes.scatter([row["parameters"]], [row["train_balanced_accuracy"]], s=36, color=TRAIN, marker="s")
             at = (row["parameters"], row["validation"]["balanced_accuracy"]["value"])
@@ -100,6 +104,7 @@ def capacity_plot(rows: Sequence[Row]) -> str:
         axes.set_xticks([row["parameters"] for row in shown], [_size(row) for row in shown])
         axes.minorticks_off()
         axes.margins(x=0.2, y=0.16)
+        name_curves(axes, ends)
         axes.yaxis.set_major_formatter(FuncFormatter(percent_tick))
         axes.set(xlabel="parameters, logarithmic scale", ylabel="balanced accuracy")
         told = "; ".join(

@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from steadylens.files import sha256
@@ -57,6 +58,21 @@ _LONGEST_LABEL = 22  # characters
 def percent_tick(fraction: float, _position: object = None) -> str:
     """The label of an axis, such as "40 %"; with one decimal where whole ones would come twice."""
     return f"{round(100 * fraction, 1) + 0.0:g}\u202f%"  # + 0.0: no minus before a zero
+
+
+def name_curves(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Write each curve's name at its end, apart from each other, instead of a legend.
+
+    `ends` holds x, y, name and colour of each; the limits of the axes must be settled.
+    """
+    low, high = axes.get_ylim()
+    gap = 0.075 * (high - low)  # the height of a line of text, of the axes
+    heights = [y for _, y, _, _ in ends]
+    if len(heights) == 2 and abs(heights[0] - heights[1]) < gap:
+        middle, half = sum(heights) / 2, gap / 2 if heights[0] >= heights[1] else -gap / 2
+        heights = [middle + half, middle - half]
+    for (x, _, name, colour), y in zip(ends, heights, strict=True):
+        axes.annotate(name, (x, y), (7, 0), textcoords="offset points", va="center", color=colour)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from steadylens.report.drawing import INK, MUTED, TRAIN, VALIDATION, percent_tick, plot, short, svg
+from steadylens.report.drawing import INK, MUTED, TRAIN, VALIDATION, name_curves, percent_tick, plot, short, svg
 from steadylens.report.figures import count, decimal, finite, percent
 
 _HEAT_RGB = (0.18, 0.50, 0.78)  # a mid blue that stands out from white and from near-black: the one fixed colour
@@ -42,7 +42,7 @@ def learning_curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         if as_percent:
             axes.yaxis.set_major_formatter(FuncFormatter(percent_tick))
-        _name_curves(axes, [end for end in ends if end is not None])
+        name_curves(axes, [end for end in ends if end is not None])
         if best_epoch is not None:
             _mark_best(axes, epochs, validation, best_epoch)
         lasts = ", ".join(f"{end[2]} {write(end[1])}" for end in ends if end is not None)
@@ -73,7 +73,7 @@ def trials_plot(names: Sequence[str], train: Sequence[float], validation: Sequen
         axes.set_ylim(min(*train, *validation) - 0.05, max(*train, *validation) + 0.05)  # ten points or more
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(percent_tick))
-        _name_curves(axes, [end for end in ends if end is not None])
+        name_curves(axes, [end for end in ends if end is not None])
         told = "; ".join(
             f"{one} {percent(known)} and {percent(unseen)}"
             for one, known, unseen in zip(names, train, validation, strict=True)
@@ -174,18 +174,6 @@ def _curve(
     heights = np.array([np.nan if value is None else value for value in values], dtype=float)
     axes.plot(epochs, heights, color=colour, linestyle=dash, linewidth=1.9, marker="o" if len(known) == 1 else "")
     return (*known[-1], name, colour) if known else None
-
-
-def _name_curves(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
-    """Write each curve's name at its end, apart from each other, instead of a legend."""
-    low, high = axes.get_ylim()
-    gap = 0.075 * (high - low)  # the height of a line of text, of the axes
-    heights = [y for _, y, _, _ in ends]
-    if len(heights) == 2 and abs(heights[0] - heights[1]) < gap:
-        middle, half = sum(heights) / 2, gap / 2 if heights[0] >= heights[1] else -gap / 2
-        heights = [middle + half, middle - half]
-    for (x, _, name, colour), y in zip(ends, heights, strict=True):
-        axes.annotate(name, (x, y), (7, 0), textcoords="offset points", va="center", color=colour)
 
 
 def _mark_best(axes: Axes, epochs: Sequence[int], validation: Sequence[float | None], best_epoch: int) -> None:
