@@ -398,7 +398,7 @@ def test_several_networks_are_trained_where_one_would_learn_little_more(
     monkeypatch: pytest.MonkeyPatch, epochs: int, options: dict[str, Any], members: int
 ) -> None:
     rate, images = 100.0, 70
-    monkeypatch.setattr(resolution, "FEWEST_STEPS", 1)
+    monkeypatch.setattr(resolution, "STEPS_A_MEMBER", 1)
     monkeypatch.setattr(resolution, "measure_speed", lambda *_: (rate, 0.002))
     found = selected({**QUICK, "network": "cnn-s", **options}, seconds=epochs * images / rate)
     assert found.recipe.members == members
@@ -420,5 +420,7 @@ def test_epochs_that_are_given_are_those_of_each_network(monkeypatch: pytest.Mon
 
 def test_few_images_make_no_ensemble_of_networks_that_have_hardly_stepped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolution, "measure_speed", lambda *_: (100.0, 0.002))
-    epochs, images = 500, 70
-    assert selected({**QUICK, "network": "cnn-s"}, seconds=epochs * images / 100.0).recipe.members == 1
+    images = 70
+    for epochs, members in ((500, 1), (1800, 1), (1900, 2)):  # 547, 1,969 and 2,078 steps
+        found = selected({**QUICK, "network": "cnn-s"}, seconds=epochs * images / 100.0)
+        assert found.recipe.members == members
