@@ -17,7 +17,7 @@ import torch
 from steadylens import __version__, files
 from steadylens.config import Config, Recipe
 from steadylens.console import Console
-from steadylens.data.folders import printable
+from steadylens.data.folders import is_unicode, printable
 from steadylens.data.sources import ImageIndex
 from steadylens.data.split import Splits
 from steadylens.errors import ConfigError, DataError, ResourceError, SteadylensError
@@ -277,7 +277,7 @@ def _shown(paths: Sequence[str]) -> str:
 def _require_unicode(run: Path, command: str, source: Source) -> None:
     """Raise a ConfigError for names of files that the run's own files, which are UTF-8, could not hold."""
     words = [str(run.absolute()), source.data or "", *source.others.values(), command]
-    wrong = [printable(word) for word in words if printable(word) != word]
+    wrong = [printable(word) for word in words if not is_unicode(word)]
     if wrong:
         raise ConfigError(f"{wrong[0]} is not valid Unicode, and no report could hold it. Rename what is called so.")
 

@@ -204,6 +204,11 @@ def printable(name: str) -> str:
     return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def is_unicode(name: str) -> bool:
+    """Whether a file name is valid Unicode, as reports and other files of text need it."""
+    return printable(name) == name
+
+
 def counted(items: Sequence[object], noun: str) -> str:
     """How many there are, in words: "1 file", "3 files"."""
     return f"{len(items)} {noun}" + ("" if len(items) == 1 else "s")
@@ -336,7 +341,7 @@ def _of_kind(tree: Tree, folder: str, kind: str) -> list[str]:
 
 
 def _require_unicode(path: str) -> None:
-    if printable(path) != path:
+    if not is_unicode(path):
         raise DataError(f"The name of the class folder {printable(path)} is not valid Unicode: rename it.")
 
 

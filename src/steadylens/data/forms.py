@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steadylens.data.archives import archive_tree, is_archive
-from steadylens.data.folders import FORMS, Candidate, Scan, is_tabular, printable, scan_tree, unwrapped
+from steadylens.data.folders import FORMS, Candidate, Scan, is_tabular, is_unicode, printable, scan_tree, unwrapped
 from steadylens.data.manifests import (
     candidates_of,
     is_frame,
@@ -160,7 +160,7 @@ def _existing(source: str | os.PathLike[str]) -> Path:
     path = Path(os.path.abspath(source))  # noqa: PTH100 - resolve() would replace links by where they lead
     if not path.exists():
         raise DataError(f"{printable(str(path))} does not exist. Check the spelling; {FORMS}.")
-    if printable(str(path)) != str(path):
+    if not is_unicode(str(path)):
         raise DataError(f"{printable(str(path))} is not valid Unicode, and no report could hold it. Rename it.")
     if not path.is_dir() and not path.is_file():
         raise DataError(f"{printable(str(path))} is neither a folder nor a file. {FORMS}.")

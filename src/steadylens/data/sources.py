@@ -298,7 +298,7 @@ def _inspect(read: Read, candidate: Candidate) -> tuple[str, Header] | Refusal:
     """The SHA-256 and the header of a file, which is read once."""
     if candidate.refusal:
         return Refusal(candidate.refusal)
-    if folders.printable(candidate.path) != candidate.path:
+    if not folders.is_unicode(candidate.path):
         return Refusal("its name is not valid Unicode: rename it")
     content = read(candidate.path)
     if isinstance(content, Refusal):

@@ -17,13 +17,12 @@ from typing import Any, Literal
 
 from steadylens import files
 from steadylens.errors import DataError
-from steadylens.files import BEGUN
 from steadylens.report.figures import Interval, duration, finite, interval_of, plain
 from steadylens.report.metrics_log import METRICS, UNKNOWN, MetricsLog, Row, by_epoch
 
 State = Literal["running", "finished", "interrupted"]
 Say = Callable[[str], None]
-_WRITTEN = ("index.parquet", "recipe.json", METRICS, "checkpoints", str(BEGUN), "report.json")
+_WRITTEN = ("index.parquet", "recipe.json", METRICS, "checkpoints", str(files.BEGUN), "report.json")
 _POLL_S = 1.0
 _INTERRUPTED = 130  # what an interrupted run leaves with; who watches it to its end leaves as it did
 _HEADINGS = ("run", "state", "balanced accuracy", "epochs", "time", "network", "begun")
@@ -92,7 +91,7 @@ def is_finished(folder: Path) -> bool:
 
 def is_unfinished(folder: Path) -> bool:
     """Whether a run was begun and can be gone on with."""
-    return (folder / BEGUN).is_file() and not is_finished(folder)
+    return (folder / files.BEGUN).is_file() and not is_finished(folder)
 
 
 def state_of(folder: Path) -> State | None:
@@ -109,7 +108,7 @@ def look(folder: Path) -> Overview | None:
     state = state_of(folder)
     if state is None:
         return None
-    begun, report, recipe = (_Document.read(folder / name) for name in (BEGUN, "report.json", "recipe.json"))
+    begun, report, recipe = (_Document.read(folder / name) for name in (files.BEGUN, "report.json", "recipe.json"))
     rows, wrong = _rows(folder)
     since, problem = _begun(folder, begun)
     problems = [*(d.problem for d in (begun, recipe, report)), problem, *wrong]
@@ -283,7 +282,7 @@ def _begun(folder: Path, begun: _Document) -> tuple[datetime, str]:
                 return moment if moment.tzinfo else moment.replace(tzinfo=UTC), ""
         except ValueError:
             pass
-        problem = f"{folder / BEGUN} is damaged: {said!r} is not a time."
+        problem = f"{folder / files.BEGUN} is damaged: {said!r} is not a time."
     return datetime.fromtimestamp(min(_times(folder)), UTC), problem
 
 
