@@ -18,6 +18,8 @@ is not run again.
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -74,7 +76,7 @@ def made(name: str, a: argparse.Namespace, seed: int) -> Iterator[Path]:
     else:
         with tempfile.TemporaryDirectory(dir=a.cifar.parent) as folder:  # hard links need the same disk
             root = Path(folder)
-            (root / "test").symlink_to((a.cifar / "test").resolve())
+            shutil.copytree(a.cifar / "test", root / "test", copy_function=os.link)
             if name.startswith("LT-"):
                 words = [str(a.cifar / "train"), str(root / "train"), "--imbalance", name[3:], "--seed", str(seed)]
                 command = [sys.executable, str(HERE / "long_tail.py"), *words]

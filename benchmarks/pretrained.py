@@ -2,13 +2,15 @@
 """Photographs with a pretrained backbone: steadylens beside a linear probe, a plain fine-tune and fastai.
 
 pretrained.py table NAME=FOLDER... --weights FILE.safetensors [--sidecar FILE.json] [--budgets 60s 10m] [--seeds 0 1 2]
-                [--fastai PYTHON] [--without steadylens sklearn timm] [--results FILE.jsonl]
+                [--fastai PYTHON] [--without steadylens "at hand" sklearn timm] [--results FILE.jsonl]
 pretrained.py curve FOLDER --weights FILE.safetensors [--sidecar FILE.json]
                  [--images 5 10 20] [--budget 5m] [--seeds 0 1 2] [--results FILE.jsonl]
 
 FOLDER holds train/, test/ and perhaps validation/; or class folders, of which a stratified fifth (seed 0) is the test
 split. All get the same weights, the same images and the same wall time.
-`sklearn` is LogisticRegression(class_weight="balanced") on features of the images squashed to the weights' own size.
+`at hand` is steadylens that finds the weights by itself, as in the hub's cache, and may try networks from scratch
+beside them. `sklearn` is LogisticRegression(class_weight="balanced") on features of the images squashed to the weights'
+own size.
 PYTHON is the interpreter of an environment with `fastai timm safetensors scikit-learn`; without it fastai is left out.
 Validation images are given to all, and none of the peers trains on them. Commands run one after another. The peers run
 with glibc told to keep its memory, which is faster for large batches on a processor.
@@ -24,19 +26,20 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from side_by_side import Figures, last_line, once, report_of, row, seconds_of, show, splits_of, test_figures
+from side_by_side import OURS, Figures, last_line, once, report_of, row, seconds_of, show, splits_of, test_figures
 
 PEER = Path(__file__).with_name("pretrained_peer.py")
+AT_HAND = Path(__file__).with_name("at_hand.py")
 
 
-def ours(data: Path, words: list[str]) -> Figures:
+def ours(data: Path, words: list[str], program: Sequence[str] = OURS) -> Figures:
     """One whole `steadylens train`."""
-    report = report_of(data, words)
-    about = report["training"]["pretrained"]
+    report = report_of(data, words, program=program)
+    about = report["training"]["pretrained"] or {"blend": 0.0}  # None where a network from scratch was kept
     print(f"<!-- {' '.join(words)}: {about}; {report['selection']['why']} {report['timing']} -->", file=sys.stderr)
     return test_figures(report) | {"blend": about["blend"]}
 
@@ -72,8 +75,12 @@ def table(a: argparse.Namespace) -> None:
 
 def contenders(a: argparse.Namespace, data: Path, budget: str, seed: int) -> dict[str, Callable[[], Figures]]:
     """What is compared, by name; the linear probe does not depend on seed or time."""
-    words = ["--budget", budget, "--seed", str(seed), *weights_of(a)]
-    runs: dict[str, Callable[[], Figures]] = {"steadylens": lambda: ours(data, words)}
+    timed = ["--budget", budget, "--seed", str(seed)]
+    found = [str(AT_HAND), str(a.weights), str(a.sidecar)]
+    runs: dict[str, Callable[[], Figures]] = {
+        "steadylens": partial(ours, data, [*timed, *weights_of(a)]),
+        "at hand": partial(ours, data, timed, found),
+    }
     pythons = {"timm": sys.executable, "sklearn": sys.executable, "fastai": a.fastai}
     for kind, python in pythons.items():
         if python and (kind != "sklearn" or (seed == a.seeds[0] and budget == a.budgets[0])):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,13 @@ def splits_of(folder: Path, images: int | None = None, seed: int = 0) -> Iterato
         yield root
 
 
-def report_of(data: Path, words: list[str], cache: Path | None = None) -> dict[str, Any]:
+OURS = ("-m", "steadylens")
+
+
+def report_of(data: Path, words: list[str], cache: Path | None = None, program: Sequence[str] = OURS) -> dict[str, Any]:
     """The report of one whole `steadylens train`; without a `cache` it decodes its images, as its peers do."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "steadylens", "train", str(data), "--out", f"{folder}/run", *words]
+        command = [sys.executable, *program, "train", str(data), "--out", f"{folder}/run", *words]
         environment = {**os.environ, "STEADYLENS_CACHE": str(cache or f"{folder}/cache")}
         answer = subprocess.run(
             [*command, "--json", "--quiet"], check=True, stdout=subprocess.PIPE, text=True, env=environment

@@ -18,8 +18,8 @@ MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*
 ORDER = [
     *("errors", "interruption", "files", "metrics", "config", "console"),
     *("data", "models", "training", "evaluation", "deployment", "report"),
-    *("preparation", "inspection", "measurement", "shares", "comparison_folder", "comparison"),
-    *("continuation", "learning", "pipeline"),
+    *("preparation", "inspection", "measurement", "from_scratch", "fitting", "shares", "comparison_folder"),
+    *("comparison", "continuation", "learning", "pipeline"),
     *("inputs", "classifier", "diagnostics", "demo", "cli", "__main__"),
     "__init__",
 ]

@@ -18,14 +18,13 @@ from steadylens.comparison_folder import RESULTS, agreed, named, path_of, read_j
 from steadylens.config import Config
 from steadylens.console import Console
 from steadylens.data.sources import ImageIndex, Tally
-from steadylens.data.store import cache_folder
 from steadylens.errors import DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
+from steadylens.fitting import Told, fit_network
+from steadylens.from_scratch import beside
 from steadylens.interruption import Interrupted
-from steadylens.models import fresh
 from steadylens.models.inference import logits_of
-from steadylens.models.pretrained import Backbone
 from steadylens.preparation import Prepared, Stopwatch, prepare
 from steadylens.report import contents
 from steadylens.report.comparison_contents import comparison_block
@@ -33,12 +32,9 @@ from steadylens.report.comparison_page import write_comparison_page
 from steadylens.report.comparison_table import Board
 from steadylens.shares import Job, Others, dealt, threads_for
 from steadylens.training.backbones import choose_backbone
-from steadylens.training.checkpoint import Checkpoint
+from steadylens.training.checkpoint import Checkpoints
 from steadylens.training.diagnosis import diagnose
-from steadylens.training.ensembling import fit_members
-from steadylens.training.finetune import adapt
-from steadylens.training.mirroring import mirror
-from steadylens.training.selection import Selection, select
+from steadylens.training.selection import select
 from steadylens.training.state import Fitted, Step
 from steadylens.training.strategies import AUTO, NETWORK, Strategy, choose_strategies, config_of
 
@@ -231,16 +227,22 @@ def _train(experiment: _Experiment, strategy: Strategy, seed: int, tell: Callabl
     if strategy.name == AUTO:
         prepared = _prepared_for_auto(experiment, config)
     splits, classes = prepared.splits, prepared.store.index.classes
-    training, validation, test = (prepared.part(rows) for rows in (splits.train, splits.validation, splits.test))
+    training, validation = prepared.part(splits.train), prepared.part(splits.validation)
     selection, place = select(
         config, classes, training, validation, prepared.preprocessing, prepared.reasons["image_size"],
         seconds=left(EVALUATE_S), backbone=prepared.backbone.pretrained, reasons=prepared.reasons,
         units=prepared.units,
         on_step=partial(_tell_step, tell, "tries recipes, "),
     )  # fmt: skip
-    looked_at = (len(validation) + len(test)) * (1 if selection.recipe.mirror == "off" else 3)
-    fitted = _fit(prepared, selection, place, left(EVALUATE_S + looked_at * selection.seconds_per_image), tell)
+    also = beside(config, prepared, left(EVALUATE_S), Console(quiet=True), Stopwatch())
+    selection = replace(selection, beside=also)
+    looked_at = (len(validation) + len(splits.test)) * (1 if selection.recipe.mirror == "off" else 3)
+    reserve = EVALUATE_S + looked_at * selection.seconds_per_image
+    told = Told(step=partial(_tell_step, tell, ""))
+    learned = fit_network(prepared, selection, partial(left, reserve), Checkpoints(None), told, place)
+    prepared, selection, fitted = learned.prepared, learned.selection, learned.fitted
     tell("evaluating")
+    validation, test = prepared.part(splits.validation), prepared.part(splits.test)
     unseen, untouched = (logits_of(fitted.network, part, prepared.preprocessing) for part in (validation, test))
     temperature = fit_temperature(unseen, validation.labels)
     scores, test_scores = (
@@ -271,34 +273,6 @@ def _train(experiment: _Experiment, strategy: Strategy, seed: int, tell: Callabl
 
 def _tell_step(tell: Callable[[str], None], what: str, step: Step) -> None:
     tell(f"{what}{min(1.0, step.progress):.0%}, epoch {step.epoch}, {step.images_per_second:,.0f} images/s")
-
-
-def _fit(
-    prepared: Prepared,
-    selection: Selection,
-    place: Checkpoint | None,
-    seconds: float | None,
-    tell: Callable[[str], None],
-) -> Fitted:
-    """Train from scratch, or go on with a trial, or adapt a pretrained backbone where `auto` took one."""
-    recipe, pretrained = selection.recipe, prepared.backbone.pretrained
-    training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
-
-    on_step = partial(_tell_step, tell, "")
-    if pretrained is None:
-        fitted = fit_members(
-            training, validation, recipe, prepared.preprocessing, seconds=seconds, place=place, on_step=on_step
-        )
-        return mirror(fitted, training, validation, recipe)
-    network = fresh(recipe)
-    if not isinstance(network, Backbone):
-        raise TypeError(f"{recipe.network} takes no pretrained weights")
-    network.take_in(pretrained)
-    return adapt(
-        network, training, validation, recipe, prepared.preprocessing,
-        seconds=seconds, seconds_per_image=selection.seconds_per_image, cache=cache_folder(),
-        clusters=prepared.units[training.rows], on_step=on_step,
-    ).fitted  # fmt: skip
 
 
 def _prepared_for_auto(experiment: _Experiment, config: Config) -> Prepared:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from steadylens import __version__, files
-from steadylens.config import Config, Recipe
+from steadylens.config import Config
 from steadylens.console import Console
 from steadylens.data.folders import is_unicode, printable
 from steadylens.data.sources import ImageIndex
@@ -27,7 +27,7 @@ from steadylens.report import run_folder
 from steadylens.report.contents import cpu_name
 from steadylens.report.runs import command_to_go_on, is_unfinished
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
-from steadylens.training.selection import Selection
+from steadylens.training.selection import Selection, selection_from
 
 _NAMED = 3  # paths in a sentence about what differs
 
@@ -75,15 +75,7 @@ class Continuation:
 
     def keep_selection(self, selection: Selection) -> None:
         """Keep what was chosen."""
-        recipe = {**asdict(selection.recipe), "classes": list(selection.recipe.classes)}
-        state = {
-            "recipe": recipe,
-            "why": selection.why,
-            "seconds_per_image": selection.seconds_per_image,
-            "trials": list(selection.trials),
-            "continues": selection.continues,
-        }
-        self.checkpoints.keep("selection", Checkpoint(state))
+        self.checkpoints.keep("selection", Checkpoint(asdict(selection)))
 
 
 def source_of(data: object, **others: object) -> Source:
@@ -346,10 +338,10 @@ def _selected(run: Path, checkpoints: Checkpoints) -> Selection | None:
     kept = checkpoints.outcome("selection")
     if kept is None:
         return None
-    recipe = Recipe(**{**kept.state["recipe"], "classes": tuple(kept.state["recipe"]["classes"])})
-    if recipe.device == "cuda" and not torch.cuda.is_available():
+    selection = selection_from(kept.state)
+    if selection.recipe.device == "cuda" and not torch.cuda.is_available():
         raise ResourceError(
             f"{run} was begun on a CUDA device, and torch finds none here. Go on with it where there is one, or begin "
             "another run with --out."
         )
-    return Selection(**{**kept.state, "recipe": recipe, "trials": tuple(kept.state["trials"])})
+    return selection

@@ -8,24 +8,24 @@ from typing import Any
 
 from torch import nn
 
+from steadylens.config import Config
 from steadylens.console import Advance, Console
 from steadylens.data.store import cache_folder
 from steadylens.errors import DataError
+from steadylens.fitting import Learned, Left, Told, fit_network
+from steadylens.from_scratch import prepared_from_scratch
 from steadylens.models import answering, fresh, pretrained, spec_answering
 from steadylens.models.mirrored import Mirrored
-from steadylens.preparation import Prepared
+from steadylens.preparation import Prepared, Stopwatch
 from steadylens.report import run_folder
-from steadylens.report.contents import curve_row
+from steadylens.report.contents import curve_row, recipe_block
 from steadylens.report.loggers import Loggers
 from steadylens.report.metrics_log import epoch_line
 from steadylens.training import refit as refitting
 from steadylens.training.checkpoint import Checkpoint, Checkpoints, copied
-from steadylens.training.ensembling import fit_members
-from steadylens.training.finetune import adapt
-from steadylens.training.mirroring import mirror
 from steadylens.training.position import fitted_from, outcome_of
-from steadylens.training.selection import Selection
-from steadylens.training.state import Epoch, Fitted, Step
+from steadylens.training.selection import Selection, selection_from
+from steadylens.training.state import Epoch, Step
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Onlookers:
 
 
 def learn(
-    prepared: Prepared, selection: Selection, seconds: float | None, checkpoints: Checkpoints, onlookers: Onlookers
-) -> tuple[Fitted, dict[str, Any] | None]:
-    """Train, or take what was trained; with a pretrained backbone there is an account of it for the report."""
+    prepared: Prepared, selection: Selection, left: Left, checkpoints: Checkpoints, onlookers: Onlookers
+) -> Learned:
+    """Train, or take what was trained; `left` tells the seconds for it."""
     backbone = prepared.backbone.pretrained
     if (backbone.sha256 if backbone else "") != selection.recipe.weights_sha256:
         raise DataError(
@@ -49,19 +49,37 @@ def learn(
         )
     outcome = checkpoints.outcome("trained")
     if outcome is not None:
-        network = answering(selection.recipe, outcome.state["members"], mirrored=outcome.state["mirrored"])
-        trained = Checkpoint(outcome.state["fitted"], outcome.tensors)
-        return fitted_from(trained, network, prepared.preprocessing), outcome.state["account"]
-    fitted, account = _train(prepared, selection, seconds, checkpoints, onlookers)
-    training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
-    fitted = mirror(fitted, training, validation, selection.recipe, say=lambda text: onlookers.console.say(f"  {text}"))
-    trained = outcome_of(fitted)
-    spec = spec_answering(selection.recipe, fitted.network)
-    state = {
-        "fitted": trained.state, "account": account, "members": spec.members, "mirrored": spec.mirrored,
-    }  # fmt: skip
-    checkpoints.keep("trained", Checkpoint(state, trained.tensors))
-    return fitted, account
+        learned = _learned_before(prepared, selection, outcome)
+    else:
+        learned = _train(prepared, selection, left, checkpoints, onlookers)
+        trained, spec = outcome_of(learned.fitted), spec_answering(learned.selection.recipe, learned.fitted.network)
+        state = {
+            "fitted": trained.state, "account": learned.account, "members": spec.members, "mirrored": spec.mirrored,
+            "selection": asdict(learned.selection),
+        }  # fmt: skip
+        checkpoints.keep("trained", Checkpoint(state, trained.tensors))
+    if selection.beside is not None:
+        curve = [curve_row(row) for row in learned.fitted.curve]
+        if learned.prepared is not prepared:
+            run_folder.write_recipe(onlookers.run, learned.selection.recipe)
+            run_folder.write_metrics(onlookers.run, curve)
+        onlookers.loggers.whole(recipe_block(learned.selection.recipe), curve)
+    return learned
+
+
+def _learned_before(prepared: Prepared, selection: Selection, outcome: Checkpoint) -> Learned:
+    """What an earlier process has trained."""
+    chosen = selection_from(outcome.state["selection"])
+    if chosen.recipe != selection.recipe:
+        asked = Config(image_size=chosen.recipe.image_size, image_fit=chosen.recipe.image_fit)
+        other = prepared_from_scratch(prepared, asked, Console(quiet=True), Stopwatch())
+        if other is None:
+            raise DataError("Some of the images can no longer be read. Bring them back as they were to go on.")
+        prepared = other
+    network = answering(chosen.recipe, outcome.state["members"], mirrored=outcome.state["mirrored"])
+    trained = Checkpoint(outcome.state["fitted"], outcome.tensors)
+    fitted = fitted_from(trained, network, prepared.preprocessing)
+    return Learned(prepared, chosen, fitted, outcome.state["account"])
 
 
 @dataclass(frozen=True)
@@ -79,63 +97,49 @@ class Again:
     why: dict[str, str]
 
 
-def learn_again(
-    prepared: Prepared,
-    selection: Selection,
-    fitted: Fitted,
-    account: dict[str, Any] | None,
-    seconds: float | None,
-    checkpoints: Checkpoints,
-    onlookers: Onlookers,
-) -> Again:
+def learn_again(learned: Learned, seconds: float | None, checkpoints: Checkpoints, onlookers: Onlookers) -> Again:
     """Train again on train and validation together where the recipe says so, or take what was; see `training.refit`.
 
     Where the seconds that are left do not suffice, that is said, and the first network is kept.
     """
-    if not selection.recipe.refit:
+    recipe, fitted = learned.selection.recipe, learned.fitted
+    if not recipe.refit:
         return Again(fitted.network, None, {})
     outcome = checkpoints.outcome("refitted")
     if outcome is None:
-        outcome = _train_again(prepared, selection, fitted, account, seconds, checkpoints, onlookers)
+        outcome = _train_again(learned, seconds, checkpoints, onlookers)
         checkpoints.keep("refitted", outcome)
     block, why = outcome.state["block"], {"refit": f"given: {outcome.state['why']}"}
     onlookers.console.say(f"  {outcome.state['why']}")
     if block is None:
         return Again(fitted.network, None, why)
-    network = fresh(selection.recipe)
+    network = fresh(recipe)
     network.load_state_dict(outcome.tensors)
     answering = Mirrored(network) if isinstance(fitted.network, Mirrored) else network
     return Again(answering.eval(), block, why)
 
 
-def _train_again(
-    prepared: Prepared,
-    selection: Selection,
-    fitted: Fitted,
-    account: dict[str, Any] | None,
-    seconds: float | None,
-    checkpoints: Checkpoints,
-    onlookers: Onlookers,
-) -> Checkpoint:
+def _train_again(learned: Learned, seconds: float | None, checkpoints: Checkpoints, onlookers: Onlookers) -> Checkpoint:
     """The weights of the second training, and what the report says of it."""
+    prepared, recipe = learned.prepared, learned.selection.recipe
     parts = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
-    images, first = refitting.together(*parts), refitting.first_of(fitted, account)
+    images, first = refitting.together(*parts), refitting.first_of(learned.fitted, learned.account)
     needed = refitting.seconds_for(first, len(images), len(parts[0]))
     begun = any(checkpoints.position(stage) for stage in ("refitting", "refit-tuning"))
     if seconds is not None and needed > refitting.SLACK * seconds and not begun:
         why = f"the first network is kept: training again takes {needed:.0f} s, and {max(0, seconds):.0f} s are left"
         return Checkpoint({"block": None, "why": why})
-    progress, network = _Progress(onlookers), fresh(selection.recipe)
+    progress, network = _Progress(onlookers), fresh(recipe)
     backbone = prepared.backbone.pretrained
     if backbone is None or not isinstance(network, pretrained.Backbone):
         second = refitting.refit(
-            network, images, selection.recipe, prepared.preprocessing, first,
+            network, images, recipe, prepared.preprocessing, first,
             seconds=seconds, checkpoints=checkpoints, on_step=progress.step,
         )  # fmt: skip
     else:
         network.take_in(backbone)
         second = refitting.readapt(
-            network, parts, selection.recipe, prepared.preprocessing, first,
+            network, parts, recipe, prepared.preprocessing, first,
             seconds=seconds, cache=cache_folder(), clusters=prepared.units[images.rows], checkpoints=checkpoints,
             on_step=progress.step,
         )  # fmt: skip
@@ -145,48 +149,30 @@ def _train_again(
 
 
 def _train(
-    prepared: Prepared,
-    selection: Selection,
-    seconds: float | None,
-    checkpoints: Checkpoints,
-    onlookers: Onlookers,
-) -> tuple[Fitted, dict[str, Any] | None]:
-    """Train from scratch, or adapt a pretrained backbone; the account of the latter goes into the report."""
-    recipe, backbone = selection.recipe, prepared.backbone
-    training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
-    progress = _Progress(onlookers)
-    if backbone.pretrained is None:
-        fitted = fit_members(
-            training, validation, recipe, prepared.preprocessing,
-            seconds=seconds, checkpoints=checkpoints,
-            place=checkpoints.outcome(selection.continues) if selection.continues else None,
-            on_step=progress.step, on_epoch=progress.epoch, say=lambda text: onlookers.console.say(f"  {text}"),
-        )  # fmt: skip
-        return fitted, None
-    network = fresh(recipe)
-    if not isinstance(network, pretrained.Backbone):
-        raise TypeError(f"{recipe.network} takes no pretrained weights")
-    network.take_in(backbone.pretrained)
-    adapted = adapt(
-        network, training, validation, recipe, prepared.preprocessing,
-        seconds=seconds, seconds_per_image=selection.seconds_per_image, cache=cache_folder(),
-        clusters=prepared.units[training.rows], checkpoints=checkpoints,
-        on_features=lambda share, rate: onlookers.advance(share, f"looking at images  {rate:,.0f} images/s"),
-        on_step=progress.step, on_epoch=progress.epoch,
-    )  # fmt: skip
-    onlookers.console.say(f"  {adapted.account['decision']}")
-    return adapted.fitted, {
-        **adapted.account,
-        "bare_per_second": backbone.images_per_second,
-        "decode_per_second": backbone.decode_per_second,
-    }
+    prepared: Prepared, selection: Selection, left: Left, checkpoints: Checkpoints, onlookers: Onlookers
+) -> Learned:
+    """Train by what was chosen, and tell all who look on."""
+    progress = _Progress(onlookers, with_loggers=selection.beside is None)
+    told = Told(
+        step=progress.step,
+        epoch=progress.epoch,
+        beside=lambda epoch: onlookers.console.say(epoch_line(curve_row(epoch))),
+        features=lambda share, rate: onlookers.advance(share, f"looking at images  {rate:,.0f} images/s"),
+        console=onlookers.console,
+    )
+    place = checkpoints.outcome(selection.continues) if selection.continues else None
+    return fit_network(prepared, selection, left, checkpoints, told, place)
 
 
 @dataclass
 class _Progress:
-    """What is shown, and written to metrics.jsonl, while a training goes on."""
+    """What is shown, and written to metrics.jsonl, while a training goes on.
+
+    Loggers cannot take back what they were told: where another network may be kept, they wait until that is decided.
+    """
 
     onlookers: Onlookers
+    with_loggers: bool = True
     reached: str = ""
 
     def step(self, step: Step) -> None:
@@ -198,6 +184,7 @@ class _Progress:
         """Keep and say what was measured after an epoch."""
         run_folder.append_epoch(self.onlookers.run, epoch)
         row = curve_row(epoch)
-        self.onlookers.loggers.epoch(row)
+        if self.with_loggers:
+            self.onlookers.loggers.epoch(row)
         self.reached = f"  balanced accuracy {epoch.validation_balanced_accuracy:.1%}"
         self.onlookers.console.say(epoch_line(row))

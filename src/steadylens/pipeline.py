@@ -15,7 +15,7 @@ from torch import nn
 
 from steadylens import __version__, interruption
 from steadylens.config import Config, Recipe
-from steadylens.console import Advance, Console
+from steadylens.console import Console
 from steadylens.continuation import Continuation, Source, require_same, require_same_images, taken_up
 from steadylens.data.audit import unless_kept
 from steadylens.data.batches import LabelledPixels
@@ -26,6 +26,8 @@ from steadylens.deployment import artifact, predictor
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
 from steadylens.evaluation.labels import doubt, outliers, suspicious_labels
+from steadylens.fitting import Learned
+from steadylens.from_scratch import beside
 from steadylens.learning import Onlookers, learn, learn_again
 from steadylens.models import spec_answering
 from steadylens.models.distance import MOST_KNOWN, distances_to_known
@@ -119,24 +121,25 @@ def _do(
     _keep_index(run, prepared, begun)
     _write_findings(run, prepared)
 
-    with watch.stage("select"), console.stage("Selecting") as advance:
-        selection = begun.selection
-        if selection is None:
-            selection = _select(prepared, config, budget, watch, begun.checkpoints, console, advance)
-            begun.keep_selection(selection)
-        recipe = selection.recipe
-        run_folder.write_recipe(run, recipe)
-        loggers.recipe(contents.recipe_block(recipe))
-    console.say(f"  {recipe.network}, {recipe.imbalance}: {selection.why['network']}")
+    selection = begun.selection
+    if selection is None:
+        selection = _select(prepared, config, budget, watch, begun.checkpoints, console)
+        begun.keep_selection(selection)
+    run_folder.write_recipe(run, selection.recipe)
+    if selection.beside is None:
+        loggers.recipe(contents.recipe_block(selection.recipe))
+    console.say(f"  {selection.recipe.network}, {selection.recipe.imbalance}: {selection.why['network']}")
     _say_if_budget_is_too_small(budget, watch, console)
 
     with watch.stage("train"), console.stage("Training") as advance, interruption.deferred():
         onlookers = Onlookers(run, console, advance, loggers)
         foreign = _worth_looking_for_foreign(prepared, selection, budget)
         left = partial(_left_to_train, prepared, selection, foreign, budget, watch)
-        fitted, account = learn(prepared, selection, left(_first_share(prepared, config)), begun.checkpoints, onlookers)
-        again = learn_again(prepared, selection, fitted, account, left(1.0), begun.checkpoints, onlookers)
-        selection = replace(selection, why=selection.why | again.why)
+        first = partial(left, _first_share(prepared, config))
+        learned = learn(prepared, selection, first, begun.checkpoints, onlookers)
+        prepared, selection, fitted = learned.prepared, learned.selection, learned.fitted
+        again = learn_again(learned, left(1.0), begun.checkpoints, onlookers)
+        selection, recipe = replace(selection, why=selection.why | again.why), selection.recipe
     with watch.stage("calibrate"), console.stage("Calibrating"):
         validation = prepared.part(splits.validation)
         validation_logits = _answers(begun.checkpoints, "validation", fitted.network, validation, prepared)
@@ -154,7 +157,7 @@ def _do(
         _pack(run, prepared, recipe, again.network, temperature, {"validation": scores, "test": test_scores}, console)
     with watch.stage("report"), console.stage("Reporting"):
         _show_images(run, prepared, test, apply_temperature(test_logits, temperature), recipe.seed)
-        report = _report(begun.command, prepared, selection, fitted, account, diagnosis, scores, test_scores, watch)
+        report = _report(begun.command, prepared, selection, learned, diagnosis, scores, test_scores, watch)
         report["training"] |= {"refit": again.block, "resumed": begun.resumed, "elsewhere": list(begun.elsewhere)}
         loggers.finished(report)
         report["environment"] |= loggers.account()
@@ -180,22 +183,25 @@ def _select(
     watch: Stopwatch,
     checkpoints: Checkpoints,
     console: Console,
-    advance: Advance,
 ) -> Selection:
     """Choose the recipe, for what is left of the budget when the report is made."""
     train, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
-    index = prepared.store.index
-    to_train = None
-    if budget is not None:
-        to_train = _first_share(prepared, config) * max(_least(budget, watch), budget - watch.elapsed() - REPORT_S)
-    selection, _ = select(
-        config, index.classes, train, validation, prepared.preprocessing, prepared.reasons["image_size"],
-        seconds=to_train, backbone=prepared.backbone.pretrained,
-        reasons=prepared.reasons, units=prepared.units,
-        checkpoints=checkpoints, say=console.say,
-        on_step=lambda step: advance(step.progress, f"a trial: epoch {step.epoch}  loss {step.loss:.3f}"),
-    )  # fmt: skip
-    return selection
+
+    def left() -> float | None:
+        if budget is None:
+            return None
+        return _first_share(prepared, config) * max(_least(budget, watch), budget - watch.elapsed() - REPORT_S)
+
+    with watch.stage("select"), console.stage("Selecting") as advance:
+        selection, _ = select(
+            config, prepared.store.index.classes, train, validation, prepared.preprocessing,
+            prepared.reasons["image_size"],
+            seconds=left(), backbone=prepared.backbone.pretrained,
+            reasons=prepared.reasons, units=prepared.units,
+            checkpoints=checkpoints, say=console.say,
+            on_step=lambda step: advance(step.progress, f"a trial: epoch {step.epoch}  loss {step.loss:.3f}"),
+        )  # fmt: skip
+    return replace(selection, beside=beside(config, prepared, left(), console, watch))
 
 
 def _answers(
@@ -362,14 +368,14 @@ def _report(
     command: str,
     prepared: Prepared,
     selection: Selection,
-    fitted: Fitted,
-    account: dict[str, Any] | None,
+    learned: Learned,
     diagnosis: Diagnosis,
     validation: dict[str, Any],
     test: dict[str, Any],
     watch: Stopwatch,
 ) -> dict[str, Any]:
     recipe, index, splits = selection.recipe, prepared.store.index, prepared.splits
+    fitted, account = learned.fitted, learned.account
     counts = np.bincount(index.labels[splits.train], minlength=len(index.classes))
     return {
         "schema": contents.SCHEMA,

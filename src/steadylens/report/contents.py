@@ -112,7 +112,7 @@ def selection_block(
     }
     trials = [trial, *map(dict, tried)]
     if account is not None and account["fine_tuned"] is not None:
-        trials[:1] = _adapted(recipe, fitted, account)
+        trials[:1] = adapted_trials(recipe, fitted, account)
     return {
         "trials": trials,
         "chosen": trials[0]["recipe"],
@@ -121,14 +121,15 @@ def selection_block(
     }
 
 
-def _adapted(recipe: Recipe, fitted: Fitted, account: Mapping[str, Any]) -> list[dict[str, Any]]:
+def adapted_trials(recipe: Recipe, fitted: Fitted, account: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The probe and the fine-tuning of a pretrained backbone as trials, the kept one first; neither is calibrated."""
     both = []
     for transfer, name, epochs in (("probe", "probe", 0), ("fine-tune", "fine_tuned", fitted.epochs)):
-        figures = dict(account[name])
-        seconds = figures.pop("seconds")
-        tried = {**recipe_block(recipe), "transfer": transfer}
-        both.append({"recipe": tried, "seconds": seconds, "validation": figures, "stopped_at": epochs})
+        if account[name] is not None:
+            figures = dict(account[name])
+            seconds = figures.pop("seconds")
+            tried = {**recipe_block(recipe), "transfer": transfer}
+            both.append({"recipe": tried, "seconds": seconds, "validation": figures, "stopped_at": epochs})
     return both if account["blend"] == 0 else [{**both[1], "validation": validation_figures(fitted.kept)}, both[0]]
 
 

@@ -84,6 +84,10 @@ class Loggers:
         known = self._log.rows or self._earlier
         self._update(rows=(*(r for r in known if r["epoch"] < row["epoch"]), row))
 
+    def whole(self, recipe: Mapping[str, Any], rows: Sequence[Row]) -> None:
+        """Log the recipe and all rows at once, where neither was told before."""
+        self._update(recipe=recipe, rows=tuple(rows))
+
     def finished(self, report: Mapping[str, Any]) -> None:
         """Log the test figures of a report.json; whoever fails here does not get another chance."""
         self._finished = True

@@ -113,6 +113,11 @@ def append_epoch(run: Path, epoch: Epoch) -> None:
     files.append_line(run / METRICS, json.dumps(curve_row(epoch), allow_nan=False))
 
 
+def write_metrics(run: Path, curve: Sequence[Mapping[str, Any]]) -> None:
+    """Write RUN/metrics.jsonl anew."""
+    files.write_text(run / METRICS, "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in curve))
+
+
 def write_report(run: Path, report: Mapping[str, Any]) -> None:
     """Write RUN/report.json."""
     files.write_json(run / "report.json", report)

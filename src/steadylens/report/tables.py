@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steadylens.config import TIMM
 from steadylens.report.figures import (
     MISSING,
     decimal,
@@ -21,6 +22,8 @@ from steadylens.report.figures import (
     percent_range,
 )
 from steadylens.report.verdict import chance_of
+
+_TELLING = ("network", "members", "image_size", "transfer")  # of a backbone beside a network from scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +141,16 @@ def recipe_rows(recipe: Mapping[str, Any], why: Mapping[str, str]) -> list[tuple
 
 
 def trial_rows(selection: Mapping[str, Any]) -> tuple[list[str], list[TrialRow]]:
-    """The names of the fields that differ between trials, and the trials, best balanced accuracy first."""
+    """The names of the fields that differ between trials, and the trials, best balanced accuracy first.
+
+    Of a backbone and a network from scratch nearly all fields differ, and only those that tell most are named.
+    """
     trials = selection.get("trials") or []
     recipes = [trial.get("recipe") or {} for trial in trials]
     every = dict.fromkeys(name for recipe in recipes for name in recipe)
     varying = [name for name in every if len({field(recipe.get(name)) for recipe in recipes}) > 1]
+    if len({str(recipe.get("network")).startswith(TIMM) for recipe in recipes}) > 1:
+        varying = [name for name in varying if name in _TELLING]
     chosen = selection.get("chosen") or {}
     ordered = sorted(trials, key=lambda trial: -(_reached(trial, "balanced_accuracy") or -1.0))
     return varying, [

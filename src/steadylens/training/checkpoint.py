@@ -38,6 +38,7 @@ RESTS_ON = {
     "member": "selection",
     "probe": "selection",
     "fine-tuning": "probe",
+    "beside": "probe",
     "trained": "selection",
     "validation": "trained",
     "test": "trained",

@@ -40,6 +40,7 @@ def fit_members(
     seconds: float | None = None,
     checkpoints: Checkpoints | None = None,
     place: Checkpoint | None = None,
+    first: Fitted | None = None,
     on_step: Callable[[Step], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
@@ -54,6 +55,7 @@ def fit_members(
         seconds: of wall time for everything done here; None where the recipe's epochs alone decide.
         checkpoints: where trainings are kept, and gone on from.
         place: where a trial got to, which the first training goes on with.
+        first: the first training where it is done (see `fit_first`).
         on_step: told after each step of any of them.
         on_epoch: told after each measured epoch of the first.
         say: told of each further member, and whether it joins.
@@ -77,7 +79,8 @@ def fit_members(
         left = seconds - (time.perf_counter() - begin)
         return max(0.0, (left + gone) / (recipe.members - number) - gone)
 
-    first = train_one(0, share(0), place=place, on_epoch=on_epoch)
+    if first is None:
+        first = train_one(0, share(0), place=place, on_epoch=on_epoch)
     if recipe.members == 1:
         return first
     ask = partial(logits_of, preprocessing=preprocessing, precision=recipe.precision)
@@ -103,6 +106,29 @@ def fit_members(
     network, sample = Ensemble(networks).eval(), train.sample(max(1000, len(validation)), recipe.seed)
     figures = np.mean(answers, 0), validation.labels, ask(network, sample), sample.labels
     return replace(fitted, network=network, kept=judged_on_both(fitted.kept, *figures))
+
+
+def fit_first(
+    train: LabelledPixels,
+    validation: LabelledPixels,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    *,
+    seconds: float,
+    checkpoints: Checkpoints,
+    on_step: Callable[[Step], None] = lambda _: None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> Fitted:
+    """Train the first member alone, or take what was trained: in so many seconds, those of earlier processes included.
+
+    All else is as in `fit_members`, which takes it as `first`.
+    """
+    start = checkpoints.position(_stage(0))
+    gone = 0.0 if start is None else float(start.state["clock"]["elapsed"])
+    return _member(
+        train, validation, recipe, preprocessing, 0, max(0.0, seconds - gone),
+        checkpoints=checkpoints, on_step=on_step, on_epoch=on_epoch,
+    )  # fmt: skip
 
 
 def _member(

@@ -73,6 +73,7 @@ def adapt(
     cache: Path | None = None,
     clusters: NDArray[np.int64] | None = None,
     checkpoints: Checkpoints | None = None,
+    probed: Checkpoint | None = None,
     on_features: Callable[[float, float], None] = lambda _share, _rate: None,
     on_step: Callable[[Step], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
@@ -90,6 +91,7 @@ def adapt(
         cache: the folder of the cache, for the features.
         clusters: (n,) number of the set of near-duplicates of each training image; None: each its own.
         checkpoints: where the probe and the training are kept, and gone on from; None keeps them nowhere.
+        probed: the probe, where `fit_last_layer` has been called already.
         on_features: told the share of images looked at, and images a second.
         on_step: told after each step of fine-tuning.
         on_epoch: told of the probe as epoch 0, and after each measured epoch.
@@ -98,13 +100,11 @@ def adapt(
         ConfigError: the loss is no longer a number.
     """
     begin, checkpoints = time.perf_counter(), checkpoints or Checkpoints(None)
-    network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    kept = checkpoints.outcome("probe")
-    if kept is None:
-        looked = _look(network, train, validation, recipe, preprocessing, seconds, cache, on_features)
-        kept = _probed(looked, train, validation, recipe, clusters, time.perf_counter() - begin)
-        on_epoch(Epoch(**kept.state["row"]))  # before it counts as done, as in `fit`
-        checkpoints.keep("probe", kept)
+    kept = probed or fit_last_layer(
+        network, train, validation, recipe, preprocessing,
+        seconds=seconds, cache=cache, clusters=clusters, checkpoints=checkpoints,
+        on_features=on_features, on_epoch=on_epoch,
+    )  # fmt: skip
     row, account = Epoch(**kept.state["row"]), dict(kept.state["account"])
     weight, bias = (kept.tensors[name].numpy() for name in ("weight", "bias"))
     Probe(weight, bias, account["strength"], account["folds"]).write_into(network.head)
@@ -128,6 +128,37 @@ def adapt(
     seen = logits_of(network, sample, preprocessing, precision=recipe.precision)
     final = judged_on_both(tuned.kept, blend.logits, validation.labels, seen, sample.labels)
     return Adapted(replace(whole, kept=final), account)
+
+
+def fit_last_layer(
+    network: Backbone,
+    train: LabelledPixels,
+    validation: LabelledPixels,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    *,
+    seconds: float | None,
+    cache: Path | None,
+    clusters: NDArray[np.int64] | None,
+    checkpoints: Checkpoints,
+    on_features: Callable[[float, float], None],
+    on_epoch: Callable[[Epoch], None],
+) -> Checkpoint:
+    """Fit the probe, or take the one that was fitted; the first part of `adapt`, whose arguments these are.
+
+    Returns:
+        Its last layer as "weight" and "bias", its logits of the validation images, (n, classes), as "validation", its
+        row of the curve and its account.
+    """
+    begin = time.perf_counter()
+    network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    kept = checkpoints.outcome("probe")
+    if kept is None:
+        looked = _look(network, train, validation, recipe, preprocessing, seconds, cache, on_features)
+        kept = _probed(looked, train, validation, recipe, clusters, time.perf_counter() - begin)
+        on_epoch(Epoch(**kept.state["row"]))  # before it counts as done, as in `fit`
+        checkpoints.keep("probe", kept)
+    return kept
 
 
 def _probed(

@@ -48,6 +48,23 @@ _AGAINST = {"stronger": "underfitting", "weaker": "overfitting"}  # the verdict 
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """Networks from scratch to be trained beside a pretrained backbone.
+
+    Attributes:
+        recipe: of them.
+        why: a sentence for each field of the recipe.
+        seconds_per_image: of prediction in float32, all of them together.
+        seconds: of wall time for each of them.
+    """
+
+    recipe: Recipe
+    why: dict[str, str]
+    seconds_per_image: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """The recipe, and for each of its fields why it is as it is.
 
@@ -57,6 +74,7 @@ class Selection:
         seconds_per_image: of prediction in float32 with the chosen network, all its members together.
         trials: as in report.json.
         continues: name of the checkpoint with which the training goes on; "" where it begins anew.
+        beside: what is trained from scratch beside a pretrained backbone; None where nothing is.
     """
 
     recipe: Recipe
@@ -64,6 +82,7 @@ class Selection:
     seconds_per_image: float
     trials: tuple[dict[str, Any], ...] = ()
     continues: str = ""
+    beside: Beside | None = None
 
 
 def select(
@@ -123,7 +142,7 @@ def select(
             return Selection(resolved.recipe, {**resolved.why, "trials": why_not}, resolved.seconds_per_image), None
         kept = Checkpoint({**asdict(resolved), "planned": (1 - SHARE) * left})
         checkpoints.keep("resolved", kept)
-    base = Challenger(_recipe(kept.state["recipe"]), "", "", "aside")
+    base = Challenger(_recipe_from(kept.state["recipe"]), "", "", "aside")
     trials = Trials(folds, preprocessing, kept.state["planned"], checkpoints, on_step)
     outcome = _halved(trials, base, _free(config), say)
     chosen = outcome.winner.challenger.recipe
@@ -279,5 +298,14 @@ def _changed(base: Recipe, chosen: Recipe) -> dict[str, str]:
     return {name: f"a trial was better with it than with {getattr(base, name)}" for name in fields}
 
 
-def _recipe(kept: Mapping[str, Any]) -> Recipe:
+def _recipe_from(kept: Mapping[str, Any]) -> Recipe:
     return Recipe(**{**kept, "classes": tuple(kept["classes"])})
+
+
+def selection_from(kept: Mapping[str, Any]) -> Selection:
+    """What was chosen, from the JSON values of `dataclasses.asdict`."""
+    beside = kept["beside"]
+    if beside is not None:
+        beside = Beside(**{**beside, "recipe": _recipe_from(beside["recipe"])})
+    recipe, trials = _recipe_from(kept["recipe"]), tuple(kept["trials"])
+    return Selection(**{**kept, "recipe": recipe, "trials": trials, "beside": beside})
