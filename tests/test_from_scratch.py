@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 import steadylens
 from steadylens import fitting, from_scratch, pipeline
@@ -21,25 +22,34 @@ from steadylens.config import Config, parse
 from steadylens.console import Console
 from steadylens.data.sources import index_arrays
 from steadylens.deployment.predictor import load
-from steadylens.errors import ConfigError
+from steadylens.errors import ResourceError
 from steadylens.fitting import Learned, Told, fit_network
-from steadylens.from_scratch import beside
+from steadylens.from_scratch import Rival, beside
 from steadylens.models import hub
 from steadylens.models.pretrained import Pretrained, from_file
 from steadylens.preparation import Prepared, Stopwatch, prepare
 from steadylens.report.page import read_report
 from steadylens.training import ensembling, gain, loop, resolution
 from steadylens.training.backbones import CURATED
-from steadylens.training.checkpoint import Checkpoints
+from steadylens.training.checkpoint import Checkpoint, Checkpoints
+from steadylens.training.divergence import DivergedError
 from steadylens.training.gain import Gain
+from steadylens.training.memory import TooLittleMemoryError
 from steadylens.training.selection import Beside, Selection, select
-from steadylens.training.state import Epoch
+from steadylens.training.state import Epoch, Fitted
 
 MakeWeights = Callable[..., Path]
 COUNTS = {"bolt": 160, "nut": 110, "washer": 90}
 SECONDS = 120.0  # that are planned with: what is measured meanwhile takes a second or two
 EACH = 0.5  # for a network here
 QUICK = {"precision": "fp32", "device": "cpu", "augment": "light", "flip": "off", "image_fit": "squash"}
+
+
+class Crashed(BaseException):
+    """Stands for whatever ends a process."""
+
+
+ROW = Epoch(1, 1.0, 0.1, 1.0, 0.5, 1.0, 0.5, 1.0, 1.0, 0.5, 1.0)
 
 
 def photos() -> tuple[NDArray[np.uint8], list[str]]:
@@ -78,6 +88,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(from_scratch, "DECODING_SHARE", 10.0)
 
 
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:  # noqa: ANN401
+        raise error
+
+    return fail
+
+
 def prepared_for(config: Config) -> Prepared:
     prepared = prepare(lambda _: index_arrays(*photos()), config, Console(quiet=True), Stopwatch(), 60.0)
     assert prepared.backbone.pretrained is not None
@@ -85,7 +102,13 @@ def prepared_for(config: Config) -> Prepared:
 
 
 def planned(config: Config, prepared: Prepared, seconds: float | None = SECONDS) -> Beside | None:
-    return beside(config, prepared, seconds, Console(quiet=True), Stopwatch())
+    return beside(config, prepared, seconds, Console(quiet=True), Stopwatch())[0]
+
+
+def why_not(config: Config, prepared: Prepared, seconds: float | None = SECONDS) -> str:
+    plan, why = beside(config, prepared, seconds, Console(quiet=True), Stopwatch())
+    assert plan is None
+    return why
 
 
 def learned(options: dict[str, Any], told: Told | None = None) -> tuple[Selection, Learned]:
@@ -102,7 +125,7 @@ def learned(options: dict[str, Any], told: Told | None = None) -> tuple[Selectio
     assert plan is not None
     selection = replace(selection, beside=replace(plan, seconds=EACH))
     return selection, fit_network(
-        prepared, selection, lambda: plan.recipe.members * EACH, Checkpoints(None), told or Told()
+        prepared, selection, lambda _: 2 * plan.recipe.members * EACH, Checkpoints(None), told or Told()
     )
 
 
@@ -144,16 +167,19 @@ def test_nothing_is_planned_without_the_time_for_it(
     put_at_hand()
     config = parse(QUICK)
     prepared = prepared_for(config)
-    assert planned(config, prepared, None) is None
+    assert why_not(config, prepared, None) == ""
     with monkeypatch.context() as patch:
         patch.setattr(from_scratch, "FEWEST_TO_JUDGE", 1000)
-        assert planned(config, prepared) is None
+        assert "validation images could not tell which is better" in why_not(config, prepared)
     with monkeypatch.context() as patch:
         patch.setattr(resolution, "STEPS_A_MEMBER", 1e9)
-        assert planned(config, prepared) is None
+        assert "half of the time does not suffice for 3 of them" in why_not(config, prepared)
+    with monkeypatch.context() as patch:
+        patch.setattr(from_scratch, "decoded", raising(ResourceError("The disk is full.")))
+        assert "could not be decoded for it (The disk is full)." in why_not(config, prepared)
     monkeypatch.setattr(from_scratch, "DECODING_SHARE", 1e-9)
-    monkeypatch.setattr(from_scratch, "decoded", lambda *_: pytest.fail("all images were decoded again"))
-    assert planned(config, prepared) is None
+    monkeypatch.setattr(from_scratch, "decoded", raising(AssertionError("all images were decoded again")))
+    assert "too much of the time there is" in why_not(config, prepared)
 
 
 def test_where_one_larger_network_would_be_chosen_several_small_ones_are(
@@ -191,7 +217,7 @@ def test_what_is_behind_the_probe_gets_no_more_time(
     assert trial["validation"]["balanced_accuracy"] < kept.fitted.kept.validation_balanced_accuracy
     story = kept.selection.why["trials"]
     assert "a network from scratch (cnn-s at 64 px) was trained" in story
-    assert "all other time went to the backbone" in story
+    assert "nothing more was spent on it" in story
 
 
 def test_the_better_of_both_is_kept_and_the_first_network_is_one_of_several(
@@ -206,21 +232,59 @@ def test_the_better_of_both_is_kept_and_the_first_network_is_one_of_several(
         return fit(network, train, validation, recipe, *others, **more)
 
     monkeypatch.setattr(ensembling, "fit", counted)
-    selection, kept = learned({}, Told(beside=rows.append))
+    selection, kept = learned({}, Told(beside_epoch=rows.append))
     plan = selection.beside
     assert plan is not None
     assert kept.selection.recipe == plan.recipe
     assert kept.account is None
     assert kept.prepared.preprocessing.image_size == 64
     assert len(trained) == len(set(trained)) == len(kept.fitted.members) == plan.recipe.members
-    assert tuple(rows) == kept.fitted.curve
+    assert tuple(rows) == kept.fitted.curve, "of the first network"
     backbone = kept.selection.trials[0]
     assert backbone["recipe"]["network"] == "timm:test_efficientnet"
     assert backbone["validation"]["balanced_accuracy"] < kept.fitted.kept.validation_balanced_accuracy
     story = kept.selection.why["trials"]
-    assert "each got half of the time" in story
-    assert "the latter were kept" in story
+    assert "networks from scratch got half of the time" in story
+    assert f"with {plan.recipe.members} networks from scratch: the latter were kept" in story
     assert "was better on validation images than timm:test_efficientnet" in kept.selection.why["network"]
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_the_seconds_are_asked_for_once_and_half_of_them_are_the_backbones(
+    goes_on: bool, put_at_hand: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_at_hand()
+    config = parse(QUICK)
+    prepared = prepared_for(config)
+    plan = planned(config, prepared)
+    assert plan is not None
+    first = Fitted(nn.Identity(), prepared.preprocessing, (), 0, ROW, 1, "budget", 1.0, 1.0)
+    rival = Rival("Tried.", {}, prepared, first) if goes_on else Rival("Tried.", {})
+    given: dict[str, float] = {}
+
+    def adapted(*_: Any, seconds: float, **__: Any) -> Any:  # noqa: ANN401
+        given["backbone"] = seconds
+        raise Crashed
+
+    def probed(*_: Any, **__: Any) -> Any:  # noqa: ANN401
+        return Checkpoint({}, {"validation": torch.zeros(1)})
+
+    asked = list[Selection | Beside]()
+
+    def left(chosen: Selection | Beside) -> float:
+        asked.append(chosen)
+        return 1000.0
+
+    monkeypatch.setattr(fitting, "fit_last_layer", probed)
+    monkeypatch.setattr(fitting, "try_rival", lambda *_, **__: rival)
+    monkeypatch.setattr(fitting, "adapt", adapted)
+    recipe = replace(plan.recipe, network="timm:test_efficientnet", weights="some", image_size=32)
+    plan = replace(plan, recipe=replace(plan.recipe, members=4), seconds=125.0)
+    selection = Selection(recipe, {}, 0.0, beside=plan)
+    with pytest.raises(Crashed):
+        fit_network(prepared, selection, left, Checkpoints(None), Told())
+    assert asked == [selection, plan]
+    assert given["backbone"] == pytest.approx(1000.0 - 3 * 125.0 if goes_on else 1000.0, abs=20.0)
 
 
 def test_a_backbone_that_is_better_in_the_end_is_kept(
@@ -236,28 +300,47 @@ def test_a_backbone_that_is_better_in_the_end_is_kept(
     assert trial["validation"]["balanced_accuracy"] < kept.fitted.kept.validation_balanced_accuracy
 
 
-@pytest.mark.parametrize("later", [False, True])
-def test_one_that_diverges_is_out(
-    later: bool, put_at_hand: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (DivergedError("its loss is nan", "Try a lower --learning-rate."), "could not be: its loss is nan."),
+        (TooLittleMemoryError("Take a smaller batch."), "could not be: there was too little memory for a step."),
+    ],
+)
+def test_one_that_fails_is_out(
+    failure: Exception, told: str, put_at_hand: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverged(*_: Any, **__: Any) -> Any:  # noqa: ANN401
-        raise ConfigError("The loss is no longer a number.")
-
-    put_at_hand(empty=later)
-    monkeypatch.setattr(gain, "SURE", 0.5)
-    if later:
-        monkeypatch.setattr(fitting, "fit_members", diverged)
-    else:
-        monkeypatch.setattr(from_scratch, "fit_first", diverged)
+    put_at_hand()
+    monkeypatch.setattr(from_scratch, "fit_first", raising(failure))
     selection, kept = learned({})
     assert kept.selection.recipe == selection.recipe
-    assert "The loss is no longer a number." in kept.selection.why["trials"]
+    assert told in kept.selection.why["trials"]
     (trial,) = kept.selection.trials
-    assert (trial["validation"] is None) == (not later)
+    assert trial["validation"] is None
 
 
-class Crashed(BaseException):
-    """Stands for whatever ends a process."""
+def test_where_a_further_one_fails_the_first_is_still_there(
+    put_at_hand: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_at_hand(empty=True)
+    monkeypatch.setattr(gain, "SURE", 0.5)
+    monkeypatch.setattr(fitting, "fit_members", raising(DivergedError("its loss is nan", "")))
+    selection, kept = learned({})
+    assert selection.beside is not None
+    assert kept.selection.recipe == selection.beside.recipe
+    assert (
+        "with 1 network from scratch (a further one failed: its loss is nan): the latter was kept"
+        in (kept.selection.why["trials"])
+    )
+
+
+def test_a_checkpoint_that_cannot_be_written_is_no_failure_of_the_network(
+    put_at_hand: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_at_hand()
+    monkeypatch.setattr(from_scratch, "fit_first", raising(ResourceError("The disk is full.")))
+    with pytest.raises(ResourceError, match="The disk is full"):
+        learned({})
 
 
 def test_after_a_crash_the_same_is_tried_and_what_is_kept_is_the_whole_run(

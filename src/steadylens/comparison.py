@@ -22,7 +22,7 @@ from steadylens.errors import DataError
 from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
 from steadylens.fitting import Told, fit_network
-from steadylens.from_scratch import beside
+from steadylens.from_scratch import beside, with_beside
 from steadylens.interruption import Interrupted
 from steadylens.models.inference import logits_of
 from steadylens.preparation import Prepared, Stopwatch, prepare
@@ -34,7 +34,7 @@ from steadylens.shares import Job, Others, dealt, threads_for
 from steadylens.training.backbones import choose_backbone
 from steadylens.training.checkpoint import Checkpoints
 from steadylens.training.diagnosis import diagnose
-from steadylens.training.selection import select
+from steadylens.training.selection import Beside, Selection, select
 from steadylens.training.state import Fitted, Step
 from steadylens.training.strategies import AUTO, NETWORK, Strategy, choose_strategies, config_of
 
@@ -235,11 +235,15 @@ def _train(experiment: _Experiment, strategy: Strategy, seed: int, tell: Callabl
         on_step=partial(_tell_step, tell, "tries recipes, "),
     )  # fmt: skip
     also = beside(config, prepared, left(EVALUATE_S), Console(quiet=True), Stopwatch())
-    selection = replace(selection, beside=also)
-    looked_at = (len(validation) + len(splits.test)) * (1 if selection.recipe.mirror == "off" else 3)
-    reserve = EVALUATE_S + looked_at * selection.seconds_per_image
-    told = Told(step=partial(_tell_step, tell, ""))
-    learned = fit_network(prepared, selection, partial(left, reserve), Checkpoints(None), told, place)
+    selection = with_beside(selection, *also)
+
+    def left_with(chosen: Selection | Beside) -> float | None:
+        looked_at = (len(validation) + len(splits.test)) * (1 if chosen.recipe.mirror == "off" else 3)
+        return left(EVALUATE_S + looked_at * chosen.seconds_per_image)
+
+    on_step = partial(_tell_step, tell, "")
+    told = Told(step=on_step, beside_step=on_step)
+    learned = fit_network(prepared, selection, left_with, Checkpoints(None), told, place)
     prepared, selection, fitted = learned.prepared, learned.selection, learned.fitted
     tell("evaluating")
     validation, test = prepared.part(splits.validation), prepared.part(splits.test)

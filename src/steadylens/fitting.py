@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from steadylens.console import Console
 from steadylens.data.store import cache_folder
-from steadylens.errors import ConfigError
-from steadylens.from_scratch import Rival, name_of, trial_of, try_rival
+from steadylens.from_scratch import FAILURES, Rival, name_of, said, trial_of, try_rival
 from steadylens.models import fresh, pretrained
 from steadylens.preparation import Prepared
 from steadylens.report.contents import adapted_trials
@@ -20,7 +23,9 @@ from steadylens.training.mirroring import mirror
 from steadylens.training.selection import Beside, Selection
 from steadylens.training.state import Epoch, Fitted, Step
 
-Left = Callable[[], float | None]
+# The seconds of wall time for training that leave enough for what comes after it with such a recipe; None where epochs
+# alone decide. It is asked once, when training begins.
+Left = Callable[[Selection | Beside], float | None]
 
 
 @dataclass(frozen=True)
@@ -30,14 +35,16 @@ class Told:
     Attributes:
         step: of each step.
         epoch: of each measured epoch of what was chosen; the probe is epoch 0.
-        beside: the same of networks from scratch beside a backbone.
+        beside_step: of each step of a network from scratch beside a backbone.
+        beside_epoch: of its measured epochs.
         features: of the share of images that a backbone has looked at, and images a second.
         console: of all that is worth a line.
     """
 
     step: Callable[[Step], None] = lambda _: None
     epoch: Callable[[Epoch], None] = lambda _: None
-    beside: Callable[[Epoch], None] = lambda _: None
+    beside_step: Callable[[Step], None] = lambda _: None
+    beside_epoch: Callable[[Epoch], None] = lambda _: None
     features: Callable[[float, float], None] = lambda _share, _rate: None
     console: Console = field(default_factory=lambda: Console(quiet=True))
 
@@ -76,108 +83,153 @@ def fit_network(
     Args:
         prepared: the images.
         selection: what was chosen for them.
-        left: tells the seconds of wall time that are left for training; None where epochs alone decide.
+        left: tells the seconds that there are for it.
         checkpoints: where trainings are kept, and gone on from.
         told: who is told what.
         place: where a trial got to, which the first training goes on with.
 
     Raises:
         ConfigError: the loss is no longer a number.
-        ResourceError: a checkpoint could not be written.
+        ResourceError: there is too little memory, or a checkpoint could not be written.
         Interrupted: after a step, which is saved.
     """
-    if prepared.backbone.pretrained is not None:
-        return _of_backbone(prepared, selection, left, checkpoints, told)
-    fitted = _from_scratch(prepared, selection, left(), checkpoints, told, on_epoch=told.epoch, place=place)
-    return Learned(prepared, selection, fitted, None)
+    planned = selection.beside
+    if prepared.backbone.pretrained is None:
+        training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
+        fitted = fit_members(
+            training, validation, selection.recipe, prepared.preprocessing,
+            seconds=left(selection), checkpoints=checkpoints, place=place,
+            on_step=told.step, on_epoch=told.epoch, say=told.say,
+        )  # fmt: skip
+        return Learned(prepared, selection, mirror(fitted, training, validation, selection.recipe, say=told.say), None)
+    if planned is None:
+        return _of_backbone(prepared, selection, countdown(left(selection)), checkpoints, told)
+    return _better(prepared, selection, planned, left, checkpoints, told)
 
 
-def _from_scratch(
+Remaining = Callable[[], float | None]
+
+
+def countdown(seconds: float | None) -> Remaining:
+    """Tells what remains of some seconds from now on, and never less than 0; None of None."""
+    begin = time.perf_counter()
+    return lambda: None if seconds is None else max(0.0, seconds - (time.perf_counter() - begin))
+
+
+def _of_backbone(
     prepared: Prepared,
-    selection: Selection | Beside,
-    seconds: float | None,
+    selection: Selection,
+    remaining: Remaining,
     checkpoints: Checkpoints,
     told: Told,
-    *,
-    on_epoch: Callable[[Epoch], None],
-    place: Checkpoint | None = None,
-    first: Fitted | None = None,
-) -> Fitted:
-    """All networks of a recipe, and whether they look at mirror images too."""
-    training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
-    fitted = fit_members(
-        training, validation, selection.recipe, prepared.preprocessing,
-        seconds=seconds, checkpoints=checkpoints, place=place, first=first,
-        on_step=told.step, on_epoch=on_epoch, say=told.say,
-    )  # fmt: skip
-    return mirror(fitted, training, validation, selection.recipe, say=told.say)
+    after_probe: Callable[[NDArray[np.float32]], None] = lambda _: None,
+) -> Learned:
+    """Adapt a pretrained backbone.
 
-
-def _of_backbone(prepared: Prepared, selection: Selection, left: Left, checkpoints: Checkpoints, told: Told) -> Learned:
-    """Adapt a pretrained backbone; where networks from scratch are tried beside it, keep the better."""
-    recipe, backbone, planned = selection.recipe, prepared.backbone, selection.beside
+    Args:
+        prepared: the images.
+        selection: what was chosen for them.
+        remaining: tells the seconds for everything done here.
+        checkpoints: where the probe and the training are kept, and gone on from.
+        told: who is told what.
+        after_probe: called once the probe is fitted, with its logits of the validation images, (n, classes).
+    """
+    recipe, backbone = selection.recipe, prepared.backbone
     training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
     network = fresh(recipe)
     if backbone.pretrained is None or not isinstance(network, pretrained.Backbone):
         raise TypeError(f"{recipe.network} takes no pretrained weights")
     network.take_in(backbone.pretrained)
+    clusters = prepared.units[training.rows]
     probed = fit_last_layer(
         network, training, validation, recipe, prepared.preprocessing,
-        seconds=left(), cache=cache_folder(), clusters=prepared.units[training.rows], checkpoints=checkpoints,
+        seconds=remaining(), cache=cache_folder(), clusters=clusters, checkpoints=checkpoints,
         on_features=told.features, on_epoch=told.epoch,
     )  # fmt: skip
-    rival = None
-    if planned is not None:
-        rival = try_rival(
-            prepared, planned, probed.tensors["validation"].numpy(), checkpoints,
-            console=told.console, on_step=told.step, on_epoch=told.beside,
-        )  # fmt: skip
-    seconds = left()
-    if seconds is not None and planned is not None and rival is not None and rival.first is not None:
-        seconds = max(0.0, seconds - (planned.recipe.members - 1) * planned.seconds)
+    after_probe(probed.tensors["validation"].numpy())
     adapted = adapt(
         network, training, validation, recipe, prepared.preprocessing,
-        seconds=seconds, seconds_per_image=selection.seconds_per_image, cache=cache_folder(),
-        clusters=prepared.units[training.rows], checkpoints=checkpoints, probed=probed,
+        seconds=remaining(), seconds_per_image=selection.seconds_per_image, cache=cache_folder(),
+        clusters=clusters, checkpoints=checkpoints, probed=probed,
         on_step=told.step, on_epoch=told.epoch,
     )  # fmt: skip
     told.say(str(adapted.account["decision"]))
+    fitted = mirror(adapted.fitted, training, validation, recipe, say=told.say)
     account = {
         **adapted.account,
         "bare_per_second": backbone.images_per_second,
         "decode_per_second": backbone.decode_per_second,
     }
-    tuned = Learned(prepared, selection, adapted.fitted, account)
-    return tuned if planned is None or rival is None else _better(tuned, planned, rival, left, checkpoints, told)
+    return Learned(prepared, selection, fitted, account)
 
 
-def _better(tuned: Learned, planned: Beside, rival: Rival, left: Left, checkpoints: Checkpoints, told: Told) -> Learned:
-    """The backbone, or the networks from scratch beside it where they go on and come to a lower loss."""
+def _better(
+    prepared: Prepared, selection: Selection, planned: Beside, left: Left, checkpoints: Checkpoints, told: Told
+) -> Learned:
+    """A pretrained backbone, or the networks from scratch beside it where they go on and come to a lower loss."""
+    remaining, remaining_beside = countdown(left(selection)), countdown(left(planned))
+    rivals: list[Rival] = []
 
-    def kept(text: str, trial: dict[str, Any]) -> Learned:
-        why = {**tuned.selection.why, "trials": text}
-        return replace(tuned, selection=replace(tuned.selection, why=why, trials=(trial,)))
+    def of_backbone() -> float | None:
+        seconds, going_on = remaining(), any(rival.first for rival in rivals)
+        if seconds is None or not going_on:
+            return seconds
+        # Each gets half of all the time; where an interruption took some of it, half of what there is.
+        return seconds - min((planned.recipe.members - 1) * planned.seconds, seconds / 2)
 
-    if rival.prepared is None or rival.first is None:
-        return kept(rival.text, rival.trial)
-    try:
-        fitted = _from_scratch(
-            rival.prepared, planned, left(), checkpoints, told, on_epoch=told.beside, first=rival.first
+    def after_probe(logits: NDArray[np.float32]) -> None:
+        told.say(f"beside it, {name_of(planned.recipe)} is trained")
+        rivals.append(
+            try_rival(
+                prepared, planned, logits, checkpoints,
+                console=told.console, on_step=told.beside_step, on_epoch=told.beside_epoch,
+            )
         )  # fmt: skip
-    except ConfigError as error:
-        return kept(f"{rival.text} The backbone was kept: the other failed. {error}", rival.trial)
+
+    tuned = _of_backbone(prepared, selection, of_backbone, checkpoints, told, after_probe)
+    (rival,) = rivals
+    if rival.prepared is None or rival.first is None:
+        return _with_story(tuned, rival.text, rival.trial)
+    fitted, failed = _the_others(rival.prepared, rival.first, planned, remaining_beside(), checkpoints, told)
     ours, theirs = (one.kept.validation_tempered_log_loss for one in (tuned.fitted, fitted))
-    from_scratch = theirs < ours
-    text = (
-        f"{rival.text} In the end it was {ours:.3f} with the backbone and {theirs:.3f} with {planned.recipe.members} "
-        f"networks from scratch: {'the latter were' if from_scratch else 'the backbone was'} kept."
+    networks = f"{max(1, len(fitted.members))} network{'s' if fitted.members else ''} from scratch"
+    outcome = (
+        f"In the end it was {ours:.3f} with the backbone and {theirs:.3f} with {networks}{failed}: the "
+        f"{'latter' if theirs < ours else 'backbone'} {'were' if theirs < ours and fitted.members else 'was'} kept."
     )
-    told.say(text.removeprefix(f"{rival.text} "))
-    if not from_scratch:
-        return kept(text, trial_of(planned.recipe, fitted))
-    recipe, account = tuned.selection.recipe, tuned.account or {}
-    other = f"{name_of(planned.recipe)} was better on validation images than {recipe.network}"
+    told.say(outcome)
+    text = f"{rival.text} {outcome}"
+    if theirs >= ours:
+        return _with_story(tuned, text, trial_of(planned.recipe, fitted))
+    other = f"{name_of(planned.recipe)} was better on validation images than {selection.recipe.network}"
     why = {**planned.why, "network": f"{other}. {planned.why['network']}", "trials": text}
-    trials = tuple(adapted_trials(recipe, tuned.fitted, account))
-    selection = Selection(planned.recipe, why, planned.seconds_per_image, trials)
-    return Learned(rival.prepared, selection, fitted, None)
+    trials = tuple(adapted_trials(selection.recipe, tuned.fitted, tuned.account or {}))
+    return Learned(rival.prepared, Selection(planned.recipe, why, planned.seconds_per_image, trials), fitted, None)
+
+
+def _with_story(tuned: Learned, text: str, trial: dict[str, Any]) -> Learned:
+    """The backbone, and what was trained beside it."""
+    why = {**tuned.selection.why, "trials": text}
+    return replace(tuned, selection=replace(tuned.selection, why=why, trials=(trial,)))
+
+
+def _the_others(
+    prepared: Prepared,
+    first: Fitted,
+    planned: Beside,
+    seconds: float | None,
+    checkpoints: Checkpoints,
+    told: Told,
+) -> tuple[Fitted, str]:
+    """The further networks from scratch together with the first, or it alone where one fails; and that, in words."""
+    training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
+    fitted, failed = first, ""
+    try:
+        fitted = fit_members(
+            training, validation, planned.recipe, prepared.preprocessing,
+            seconds=seconds, checkpoints=checkpoints, first=first,
+            on_step=told.beside_step, say=told.say,
+        )  # fmt: skip
+    except FAILURES as error:
+        failed = f" (a further one failed: {said(error)})"
+    return mirror(fitted, training, validation, planned.recipe, say=told.say), failed

@@ -19,24 +19,27 @@ from numpy.typing import NDArray
 from steadylens.config import Config, Recipe
 from steadylens.console import Console
 from steadylens.data.batches import LabelledPixels, preprocessing_of
-from steadylens.errors import ConfigError
+from steadylens.errors import DataError, ResourceError
 from steadylens.models import FAMILY
 from steadylens.models.inference import logits_of
 from steadylens.preparation import Prepared, Stopwatch, decoded
 from steadylens.report.contents import recipe_block
 from steadylens.training.backbones import BackboneChoice
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
+from steadylens.training.divergence import DivergedError
 from steadylens.training.ensembling import fit_first
 from steadylens.training.finetune import FEWEST_TO_JUDGE
 from steadylens.training.framing import choose_fit
 from steadylens.training.gain import gain_of
+from steadylens.training.memory import TooLittleMemoryError
 from steadylens.training.resolution import Resolution, choose_image_size, resolve
-from steadylens.training.selection import Beside
+from steadylens.training.selection import Beside, Selection
 from steadylens.training.state import Epoch, Fitted, Step, validation_figures
 
 SHARE = 0.5  # of the time for training, for all networks from scratch
 FEWEST_NETWORKS = 3  # so that the first, which may come to nothing, takes a sixth of the time at most
 DECODING_SHARE = 0.05  # of the time: images are decoded once more, at another size
+FAILURES = (DivergedError, TooLittleMemoryError)  # of a training that is no reason to end the run
 _STAGE = "beside"
 
 
@@ -59,8 +62,8 @@ class Rival:
 
 def beside(
     config: Config, prepared: Prepared, seconds: float | None, console: Console, watch: Stopwatch
-) -> Beside | None:
-    """The recipe of networks from scratch to be trained beside the backbone; None where there are to be none.
+) -> tuple[Beside | None, str]:
+    """The recipe of networks from scratch to be trained beside the backbone; None where there are to be none, and why.
 
     Args:
         config: what was asked for.
@@ -68,23 +71,41 @@ def beside(
         seconds: left of the budget for training; None where epochs alone decide.
         console: shows how far decoding is.
         watch: by which it is timed.
+
+    Returns:
+        The recipe, and a sentence for the report where there is none although nothing that was asked for forbids it.
     """
     if seconds is None or not _is_open(config, prepared):
-        return None
-    if len(prepared.store.index) > DECODING_SHARE * seconds * prepared.backbone.decode_per_second:
-        return None
+        return None, ""
+    if len(prepared.splits.validation) < FEWEST_TO_JUDGE:
+        return None, _untried(f"{len(prepared.splits.validation)} validation images could not tell which is better")
+    decoding = len(prepared.store.index) / prepared.backbone.decode_per_second
+    if decoding > DECODING_SHARE * seconds:
+        return None, _untried(
+            f"decoding the images once more would take {decoding:.0f} s, too much of the time there is"
+        )
     begun = watch.elapsed()
     other = prepared_from_scratch(prepared, config, console, watch)
-    if other is None:
-        return None
+    if isinstance(other, str):
+        return None, _untried(other)
     with watch.stage("select"):
         for network in ("auto", FAMILY[0]):  # several small ones where there is no time for several that are larger
             left = SHARE * (seconds - (watch.elapsed() - begun))
             resolved = _resolved(replace(config, network=network), other, left)
             if resolved.recipe.members >= FEWEST_NETWORKS:
                 each = left / resolved.recipe.members
-                return Beside(resolved.recipe, resolved.why, resolved.seconds_per_image, each)
-    return None
+                return Beside(resolved.recipe, resolved.why, resolved.seconds_per_image, each), ""
+    return None, _untried(f"half of the time does not suffice for {FEWEST_NETWORKS} of them")
+
+
+def with_beside(selection: Selection, planned: Beside | None, untried: str) -> Selection:
+    """What was chosen, with what `beside` says."""
+    story = " ".join(filter(None, (selection.why.get("trials"), untried)))
+    return replace(selection, beside=planned, why={**selection.why, "trials": story})
+
+
+def _untried(why: str) -> str:
+    return f"No network from scratch was tried beside the backbone: {why}."
 
 
 def _is_open(config: Config, prepared: Prepared) -> bool:
@@ -92,7 +113,7 @@ def _is_open(config: Config, prepared: Prepared) -> bool:
     found = prepared.backbone.pretrained is not None and config.network == "auto" and config.weights is None
     free = config.selection != "off" and config.members == "auto" and "transfer" not in config.given
     once = config.epochs is None and not config.refit
-    return found and free and once and len(prepared.splits.validation) >= FEWEST_TO_JUDGE
+    return found and free and once
 
 
 def _resolved(config: Config, prepared: Prepared, seconds: float) -> Resolution:
@@ -108,16 +129,19 @@ def _resolved(config: Config, prepared: Prepared, seconds: float) -> Resolution:
     return replace(resolved, why={**resolved.why, "network": small})
 
 
-def prepared_from_scratch(prepared: Prepared, config: Config, console: Console, watch: Stopwatch) -> Prepared | None:
-    """The same images in the same splits, as a network from scratch wants them; None where some have gone meanwhile."""
+def prepared_from_scratch(prepared: Prepared, config: Config, console: Console, watch: Stopwatch) -> Prepared | str:
+    """The same images in the same splits, as a network from scratch wants them; or why they cannot be had."""
     index, splits = prepared.store.index, prepared.splits
     rows = index.but_test()
     nothing = BackboneChoice(None, None, math.inf, math.inf, {})
     size, size_reason = choose_image_size(config, index.widths[rows], index.heights[rows])
     frame = nothing.frame(config.image_fit, size)
-    store = decoded(index, frame, console, watch)
+    try:
+        store = decoded(index, frame, console, watch)
+    except (DataError, ResourceError) as error:  # nobody asked for these images: the backbone's are there
+        return f"the images could not be decoded for it ({str(error).rstrip('.')})"
     if store.index.paths != index.paths:
-        return None
+        return "some of the images can no longer be read"
     train = LabelledPixels(store.pixels, splits.train, store.index.labels[splits.train])
     _, fit_reason = choose_fit(config, nothing, index, train, frame, seconds=None)
     own = preprocessing_of(train)
@@ -161,16 +185,18 @@ def try_rival(
     recipe = planned.recipe
     asked = Config(image_size=recipe.image_size, image_fit=recipe.image_fit)
     other = prepared_from_scratch(prepared, asked, Console(quiet=True), Stopwatch())
-    if other is None:
-        return _dropped("some of the images can no longer be read", planned, checkpoints, console)
+    if isinstance(other, str):
+        return _dropped(other, planned, checkpoints, console)
     train, validation = other.part(other.splits.train), other.part(other.splits.validation)
     try:
         first = fit_first(
             train, validation, recipe, other.preprocessing,
             seconds=planned.seconds, checkpoints=checkpoints, on_step=on_step, on_epoch=on_epoch,
         )  # fmt: skip
-    except ConfigError as error:
-        return _dropped(str(error), planned, checkpoints, console)
+    except FAILURES as error:
+        return _dropped(said(error), planned, checkpoints, console)
+    if kept is not None:
+        return Rival(kept.state["text"], kept.state["trial"], other, first)
     logits = logits_of(first.network, validation, other.preprocessing, precision=recipe.precision)
     gain = gain_of(logits, probe_logits, validation.labels)
     goes_on = gain.is_sure
@@ -178,12 +204,11 @@ def try_rival(
         f"Beside the backbone, {name_of(recipe)} was trained for {first.seconds:.0f} s: its balanced log-loss on "
         f"validation images was {gain.loss:.3f}, the probe's {gain.loss - gain.difference:.3f}, and a lead of more "
         f"than {gain.margin:.3f} would be more than chance. So "
-        f"{'each got half of the time' if goes_on else 'all other time went to the backbone'}."
+        f"{'networks from scratch got half of the time' if goes_on else 'nothing more was spent on it'}."
     )
     trial = trial_of(replace(recipe, members=1), first)
-    if kept is None:
-        checkpoints.keep(_STAGE, Checkpoint({"goes_on": goes_on, "text": text, "trial": trial}))
-        console.say(f"  {text}")
+    checkpoints.keep(_STAGE, Checkpoint({"goes_on": goes_on, "text": text, "trial": trial}))
+    console.say(f"  {text}")
     return Rival(text, trial, other, first) if goes_on else Rival(text, trial)
 
 
@@ -193,6 +218,11 @@ def _dropped(why: str, planned: Beside, checkpoints: Checkpoints, console: Conso
     checkpoints.keep(_STAGE, Checkpoint({"goes_on": False, "text": text, "trial": trial}))
     console.say(f"  {text}")
     return Rival(text, trial)
+
+
+def said(error: Exception) -> str:
+    """Why a network failed that nobody asked for, without advice on what to do about it."""
+    return error.what if isinstance(error, DivergedError) else "there was too little memory for a step"
 
 
 def name_of(recipe: Recipe) -> str:

@@ -73,8 +73,8 @@ def _learned_before(prepared: Prepared, selection: Selection, outcome: Checkpoin
     if chosen.recipe != selection.recipe:
         asked = Config(image_size=chosen.recipe.image_size, image_fit=chosen.recipe.image_fit)
         other = prepared_from_scratch(prepared, asked, Console(quiet=True), Stopwatch())
-        if other is None:
-            raise DataError("Some of the images can no longer be read. Bring them back as they were to go on.")
+        if isinstance(other, str):
+            raise DataError(f"The run cannot go on: {other}. Mend that, and run the same command again.")
         prepared = other
     network = answering(chosen.recipe, outcome.state["members"], mirrored=outcome.state["mirrored"])
     trained = Checkpoint(outcome.state["fitted"], outcome.tensors)
@@ -152,11 +152,12 @@ def _train(
     prepared: Prepared, selection: Selection, left: Left, checkpoints: Checkpoints, onlookers: Onlookers
 ) -> Learned:
     """Train by what was chosen, and tell all who look on."""
-    progress = _Progress(onlookers, with_loggers=selection.beside is None)
+    progress, beside = _Progress(onlookers, with_loggers=selection.beside is None), _Progress(onlookers)
     told = Told(
         step=progress.step,
         epoch=progress.epoch,
-        beside=lambda epoch: onlookers.console.say(epoch_line(curve_row(epoch))),
+        beside_step=beside.step,
+        beside_epoch=beside.say,
         features=lambda share, rate: onlookers.advance(share, f"looking at images  {rate:,.0f} images/s"),
         console=onlookers.console,
     )
@@ -183,8 +184,11 @@ class _Progress:
     def epoch(self, epoch: Epoch) -> None:
         """Keep and say what was measured after an epoch."""
         run_folder.append_epoch(self.onlookers.run, epoch)
-        row = curve_row(epoch)
         if self.with_loggers:
-            self.onlookers.loggers.epoch(row)
+            self.onlookers.loggers.epoch(curve_row(epoch))
+        self.say(epoch)
+
+    def say(self, epoch: Epoch) -> None:
+        """Say what was measured after an epoch."""
         self.reached = f"  balanced accuracy {epoch.validation_balanced_accuracy:.1%}"
-        self.onlookers.console.say(epoch_line(row))
+        self.onlookers.console.say(epoch_line(curve_row(epoch)))

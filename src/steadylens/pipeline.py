@@ -27,7 +27,7 @@ from steadylens.evaluation.calibration import apply_temperature, fit_temperature
 from steadylens.evaluation.evaluate import evaluate
 from steadylens.evaluation.labels import doubt, outliers, suspicious_labels
 from steadylens.fitting import Learned
-from steadylens.from_scratch import beside
+from steadylens.from_scratch import beside, with_beside
 from steadylens.learning import Onlookers, learn, learn_again
 from steadylens.models import spec_answering
 from steadylens.models.distance import MOST_KNOWN, distances_to_known
@@ -45,7 +45,7 @@ from steadylens.training.diagnosis import Diagnosis, diagnose
 from steadylens.training.imbalance import balance, natural_logits
 from steadylens.training.refit import share_of_first
 from steadylens.training.resolution import DEFAULT_BUDGET_S
-from steadylens.training.selection import Selection, select
+from steadylens.training.selection import Beside, Selection, select
 from steadylens.training.state import Fitted
 
 REPORT_S = 5.0  # set aside for intervals, plots, examples and the artifact on one slow core
@@ -134,11 +134,11 @@ def _do(
     with watch.stage("train"), console.stage("Training") as advance, interruption.deferred():
         onlookers = Onlookers(run, console, advance, loggers)
         foreign = _worth_looking_for_foreign(prepared, selection, budget)
-        left = partial(_left_to_train, prepared, selection, foreign, budget, watch)
+        left = partial(_left_to_train, prepared, foreign, budget, watch)
         first = partial(left, _first_share(prepared, config))
         learned = learn(prepared, selection, first, begun.checkpoints, onlookers)
         prepared, selection, fitted = learned.prepared, learned.selection, learned.fitted
-        again = learn_again(learned, left(1.0), begun.checkpoints, onlookers)
+        again = learn_again(learned, left(1.0, selection), begun.checkpoints, onlookers)
         selection, recipe = replace(selection, why=selection.why | again.why), selection.recipe
     with watch.stage("calibrate"), console.stage("Calibrating"):
         validation = prepared.part(splits.validation)
@@ -201,7 +201,7 @@ def _select(
             checkpoints=checkpoints, say=console.say,
             on_step=lambda step: advance(step.progress, f"a trial: epoch {step.epoch}  loss {step.loss:.3f}"),
         )  # fmt: skip
-    return replace(selection, beside=beside(config, prepared, left(), console, watch))
+    return with_beside(selection, *beside(config, prepared, left(), console, watch))
 
 
 def _answers(
@@ -247,13 +247,13 @@ def _worth_looking_for_foreign(prepared: Prepared, selection: Selection, budget:
 
 
 def _left_to_train(
-    prepared: Prepared, selection: Selection, foreign: bool, budget: float | None, watch: Stopwatch, share: float
+    prepared: Prepared, foreign: bool, budget: float | None, watch: Stopwatch, share: float, chosen: Selection | Beside
 ) -> float | None:
-    """A share of the seconds that are left, when time to predict and to report is set aside."""
+    """A share of the seconds that are left, when time to predict with what was chosen and to report is set aside."""
     if budget is None:
         return None
-    predicted = _images_to_predict(prepared, selection.recipe, foreign)
-    left = budget - watch.elapsed() - REPORT_S - predicted * selection.seconds_per_image
+    predicted = _images_to_predict(prepared, chosen.recipe, foreign)
+    left = budget - watch.elapsed() - REPORT_S - predicted * chosen.seconds_per_image
     return share * max(_least(budget, watch), left)
 
 

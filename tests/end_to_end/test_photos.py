@@ -94,6 +94,14 @@ def test_a_run_with_weights_becomes_an_artifact_that_needs_nothing_else(
     assert measurement.evaluate_on(tmp_path / "apart", photos, Console(quiet=True))["seen"] is None
 
 
+def test_a_backbone_looks_at_mirror_images_where_that_is_asked_for(
+    photos: Path, tmp_path: Path, make_weights: MakeWeights
+) -> None:
+    run = trained(photos, tmp_path / "run", weights=make_weights(), transfer="probe", mirror="on")
+    assert run.report["training"]["mirrored"]
+    assert artifact.load(run.folder / "model").spec.mirrored
+
+
 def test_the_probe_alone_is_a_run_of_its_own(photos: Path, tmp_path: Path, make_weights: MakeWeights) -> None:
     run = trained(photos, tmp_path / "run", weights=make_weights(), transfer="probe")
     assert run.report["training"]["stopped"] == "probe"

@@ -31,6 +31,19 @@ def test_a_line_without_its_end_is_left_until_it_has_one(tmp_path: Path) -> None
     assert log.read() == ([{"epoch": 2, "seconds": 3.0}], [])
 
 
+def test_a_file_that_took_its_place_is_read_from_its_beginning(tmp_path: Path) -> None:
+    path, other = tmp_path / "metrics.jsonl", tmp_path / "other"
+    log = MetricsLog(path)
+    path.write_text('{"epoch": 0}\n{"epoch": 1}\n')
+    assert len(log.read()[0]) == 2
+    other.write_text("".join(f'{{"epoch": {epoch}, "more": 1}}\n' for epoch in range(1, 9)))
+    other.replace(path)
+    rows, wrong = log.read()
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
+    assert wrong == []
+    assert log.read() == ([], [])
+
+
 @given(st.lists(st.integers(0, 5), max_size=8), st.lists(st.integers(1, 40), max_size=30))
 def test_read_in_pieces_of_any_size_the_rows_are_the_same(
     tmp_path_factory: pytest.TempPathFactory, epochs: list[int], sizes: list[int]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,20 +41,23 @@ class MetricsLog:
     path: Path
     offset: int = 0
     lines: int = 0
+    inode: int = 0
 
     def read(self) -> tuple[list[Row], list[str]]:
         """The rows that were completed since the last call, and a sentence for each line that is none.
 
-        A line without its end is still being written, and left for the next call. A file that became shorter is
-        another one, and read from its beginning.
+        A line without its end is still being written, and left for the next call. A file that took the place of the
+        one that was read, or became shorter, is read from its beginning.
 
         Raises:
             DataError: the file cannot be read; one that does not exist yet is empty.
         """
         try:
             with self.path.open("rb") as file:
-                if file.seek(0, 2) < self.offset:
+                inode = os.fstat(file.fileno()).st_ino
+                if inode != self.inode or file.seek(0, 2) < self.offset:
                     self.offset = self.lines = 0
+                self.inode = inode
                 file.seek(self.offset)
                 content = file.read()
         except FileNotFoundError:

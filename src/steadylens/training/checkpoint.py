@@ -27,7 +27,7 @@ from torch import Tensor
 from steadylens import files
 from steadylens.errors import ResourceError, SteadylensError
 
-FORMAT = 1
+FORMAT = 2
 # The stages of a run, and the outcome that each rests on: made anew from another outcome, it would be another. A stage
 # that comes several times has a name for each time, such as "trial.2": what stands before the dot is the stage.
 RESTS_ON = {

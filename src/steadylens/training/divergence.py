@@ -33,6 +33,19 @@ class State(TypedDict):
     since: tuple[int, int]
 
 
+class DivergedError(ConfigError):
+    """A training has diverged.
+
+    Args:
+        what: happened, in words.
+        advice: what to change, and what is kept.
+    """
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"The training has diverged: {what}. {advice}".rstrip())
+        self.what = what
+
+
 @dataclass(slots=True)
 class LossWatch:
     """Told every step's loss, it raises an error where the training has diverged.
@@ -71,7 +84,7 @@ class LossWatch:
         """Take in the loss of one step.
 
         Raises:
-            ConfigError: it is not finite, or the loss has stayed far too high for `LONG` steps.
+            DivergedError: it is not finite, or the loss has stayed far too high for `LONG` steps.
         """
         self.require_finite(epoch, step, loss, "the loss")
         excess = math.log(max(loss / self.guessing, 1.0))
@@ -94,13 +107,13 @@ class LossWatch:
         """Refuse a figure that is not a number any more.
 
         Raises:
-            ConfigError: it is not finite.
+            DivergedError: it is not finite.
         """
         if not math.isfinite(value):
             raise self._diverged(f"after epoch {epoch}, step {step}, {what} is {value}, which is no number any more")
 
-    def _diverged(self, what: str) -> ConfigError:
-        return ConfigError(f"The training has diverged: {what}. {self.change} {self.kept()}".rstrip())
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(what, f"{self.change} {self.kept()}")
 
 
 def cost_of_guessing(remedy: Balance) -> float:

@@ -17,7 +17,6 @@ from steadylens.config import Recipe
 from steadylens.data.augment import base_strength, policy_of
 from steadylens.data.batches import LabelledPixels, batches, epoch_order, to_input
 from steadylens.data.images import Preprocessing
-from steadylens.errors import ResourceError
 from steadylens.metrics import balanced_accuracy, balanced_log_loss, softmax, worst_class_recall
 from steadylens.models.cnn import StagedCNN
 from steadylens.models.inference import logits_of
@@ -27,7 +26,7 @@ from steadylens.training.divergence import LossWatch, cost_of_guessing, what_to_
 from steadylens.training.early_stopping import BestWeights
 from steadylens.training.gain import tempered_log_loss, tempered_losses
 from steadylens.training.imbalance import as_tensor, balance, objective_of
-from steadylens.training.memory import advice, largest_batch_that_fits, out_of_memory
+from steadylens.training.memory import TooLittleMemoryError, advice, largest_batch_that_fits, out_of_memory
 from steadylens.training.optimizers import Rates, optimizer_of, rate_at, set_rate
 from steadylens.training.position import put_back, take
 from steadylens.training.recorder import Recorder
@@ -263,7 +262,7 @@ def said_what_fits(training: Training) -> Iterator[None]:
     """Within the `with` block, an error for want of memory becomes one that names a batch size that fits.
 
     Raises:
-        ResourceError: there was too little memory.
+        TooLittleMemoryError: there was too little memory.
     """
     try:
         yield
@@ -273,7 +272,7 @@ def said_what_fits(training: Training) -> Iterator[None]:
             raise
         traceback.clear_frames(error.__traceback__)  # with them live the tensors of the step that failed
     batch_size = training.recipe.batch_size
-    raise ResourceError(advice(batch_size, largest_batch_that_fits(partial(_try_step, training), batch_size)))
+    raise TooLittleMemoryError(advice(batch_size, largest_batch_that_fits(partial(_try_step, training), batch_size)))
 
 
 def _try_step(training: Training, batch_size: int) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+from steadylens.errors import ResourceError
+
 SMALLEST_BATCH = 2  # a batch of one image has no variance for normalisation to work with
 
 # How errors of other types say it. torch says it by a plain RuntimeError on the CPU, as do oneDNN, whose objects are
@@ -21,6 +23,10 @@ _TOLD = (
     "could not create a primitive",
     "_ALLOC_FAILED",
 )
+
+
+class TooLittleMemoryError(ResourceError):
+    """There is too little memory for a step of a training."""
 
 
 def out_of_memory(error: BaseException) -> bool:
