@@ -31,7 +31,7 @@ from steadylens.preparation import Prepared, Stopwatch, prepare
 from steadylens.report.page import read_report
 from steadylens.training import ensembling, gain, loop, resolution
 from steadylens.training.backbones import CURATED
-from steadylens.training.checkpoint import Checkpoint, Checkpoints
+from steadylens.training.checkpoint import Checkpoints
 from steadylens.training.divergence import DivergedError
 from steadylens.training.gain import Gain
 from steadylens.training.memory import TooLittleMemoryError
@@ -135,6 +135,18 @@ def learned(options: dict[str, Any], told: Told | None = None) -> tuple[Selectio
     )
 
 
+def seeds_of_trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that gets the seed of each network from scratch that is trained from now on."""
+    fit, trained = loop.fit, list[int]()
+
+    def counted(network: Any, train: Any, validation: Any, recipe: Any, *others: Any, **more: Any) -> Any:  # noqa: ANN401
+        trained.append(recipe.seed)
+        return fit(network, train, validation, recipe, *others, **more)
+
+    monkeypatch.setattr(ensembling, "fit", counted)
+    return trained
+
+
 def test_half_of_the_time_is_planned_for_several_networks(put_at_hand: Callable[..., None]) -> None:
     put_at_hand()
     prepared = prepared_for(parse(QUICK))
@@ -231,13 +243,7 @@ def test_the_better_of_both_is_kept_and_the_first_network_is_one_of_several(
 ) -> None:
     put_at_hand(empty=True)
     monkeypatch.setattr(gain, "SURE", 0.5)  # any lead: on a busy machine little is learned in so short a time
-    fit, trained, rows = loop.fit, list[int](), list[Epoch]()
-
-    def counted(network: Any, train: Any, validation: Any, recipe: Any, *others: Any, **more: Any) -> Any:  # noqa: ANN401
-        trained.append(recipe.seed)
-        return fit(network, train, validation, recipe, *others, **more)
-
-    monkeypatch.setattr(ensembling, "fit", counted)
+    trained, rows = seeds_of_trainings(monkeypatch), list[Epoch]()
     selection, kept = learned({}, Told(beside_epoch=rows.append))
     plan = selection.beside
     assert plan is not None
@@ -268,12 +274,9 @@ def test_the_seconds_are_asked_for_once_and_half_of_them_are_the_backbones(
     rival = Rival("Tried.", {}, prepared, first) if goes_on else Rival("Tried.", {})
     given: dict[str, float] = {}
 
-    def adapted(*_: Any, seconds: float, **__: Any) -> Any:  # noqa: ANN401
-        given["backbone"] = seconds
+    def adapted(*_: Any, seconds: float, after_probe: Any, **__: Any) -> Any:  # noqa: ANN401
+        given["backbone"] = after_probe(np.zeros((1, 3), np.float32), seconds)
         raise Crashed
-
-    def probed(*_: Any, **__: Any) -> Any:  # noqa: ANN401
-        return Checkpoint({}, {"validation": torch.zeros(1)})
 
     asked = list[Selection | Beside]()
 
@@ -281,7 +284,6 @@ def test_the_seconds_are_asked_for_once_and_half_of_them_are_the_backbones(
         asked.append(chosen)
         return 1000.0
 
-    monkeypatch.setattr(fitting, "fit_last_layer", probed)
     monkeypatch.setattr(fitting, "try_rival", lambda *_, **__: rival)
     monkeypatch.setattr(fitting, "adapt", adapted)
     recipe = replace(plan.recipe, network="timm:test_efficientnet", weights="some", image_size=32)
@@ -369,13 +371,7 @@ def test_after_a_crash_the_same_is_tried_and_what_is_kept_is_the_whole_run(
         with pytest.raises(Crashed):
             steadylens.train(pixels, names, **options)
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["network"] == "timm:test_efficientnet"
-    fit, trained = loop.fit, list[int]()
-
-    def counted(network: Any, train: Any, validation: Any, recipe: Any, *others: Any, **more: Any) -> Any:  # noqa: ANN401
-        trained.append(recipe.seed)
-        return fit(network, train, validation, recipe, *others, **more)
-
-    monkeypatch.setattr(ensembling, "fit", counted)
+    trained = seeds_of_trainings(monkeypatch)
     run = steadylens.train(pixels, names, **options)
     report = read_report(run.folder)
     assert 0 not in trained, "the first network was trained before"

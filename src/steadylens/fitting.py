@@ -18,7 +18,7 @@ from steadylens.preparation import Prepared
 from steadylens.report.contents import adapted_trials
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.ensembling import fit_members
-from steadylens.training.finetune import adapt, fit_last_layer
+from steadylens.training.finetune import AfterProbe, adapt
 from steadylens.training.mirroring import mirror
 from steadylens.training.selection import Beside, Selection
 from steadylens.training.state import Epoch, Fitted, Step
@@ -103,55 +103,30 @@ def fit_network(
         )  # fmt: skip
         return Learned(prepared, selection, mirror(fitted, training, validation, selection.recipe, say=told.say), None)
     if planned is None:
-        return _of_backbone(prepared, selection, countdown(left(selection)), checkpoints, told)
+        return _of_backbone(prepared, selection, left(selection), checkpoints, told)
     return _better(prepared, selection, planned, left, checkpoints, told)
-
-
-Remaining = Callable[[], float | None]
-
-
-def countdown(seconds: float | None) -> Remaining:
-    """Tells what remains of some seconds from now on, and never less than 0; None of None."""
-    begin = time.perf_counter()
-    return lambda: None if seconds is None else max(0.0, seconds - (time.perf_counter() - begin))
 
 
 def _of_backbone(
     prepared: Prepared,
     selection: Selection,
-    remaining: Remaining,
+    seconds: float | None,
     checkpoints: Checkpoints,
     told: Told,
-    after_probe: Callable[[NDArray[np.float32]], None] = lambda _: None,
+    after_probe: AfterProbe = lambda _logits, left: left,
 ) -> Learned:
-    """Adapt a pretrained backbone.
-
-    Args:
-        prepared: the images.
-        selection: what was chosen for them.
-        remaining: tells the seconds for everything done here.
-        checkpoints: where the probe and the training are kept, and gone on from.
-        told: who is told what.
-        after_probe: called once the probe is fitted, with its logits of the validation images, (n, classes).
-    """
+    """Adapt a pretrained backbone; the arguments are those of `fit_network` and of `adapt`."""
     recipe, backbone = selection.recipe, prepared.backbone
     training, validation = prepared.part(prepared.splits.train), prepared.part(prepared.splits.validation)
     network = fresh(recipe)
     if backbone.pretrained is None or not isinstance(network, pretrained.Backbone):
         raise TypeError(f"{recipe.network} takes no pretrained weights")
     network.take_in(backbone.pretrained)
-    clusters = prepared.units[training.rows]
-    probed = fit_last_layer(
-        network, training, validation, recipe, prepared.preprocessing,
-        seconds=remaining(), cache=cache_folder(), clusters=clusters, checkpoints=checkpoints,
-        on_features=told.features, on_epoch=told.epoch,
-    )  # fmt: skip
-    after_probe(probed.tensors["validation"].numpy())
     adapted = adapt(
         network, training, validation, recipe, prepared.preprocessing,
-        seconds=remaining(), seconds_per_image=selection.seconds_per_image, cache=cache_folder(),
-        clusters=clusters, checkpoints=checkpoints, probed=probed,
-        on_step=told.step, on_epoch=told.epoch,
+        seconds=seconds, seconds_per_image=selection.seconds_per_image, cache=cache_folder(),
+        clusters=prepared.units[training.rows], checkpoints=checkpoints, after_probe=after_probe,
+        on_features=told.features, on_step=told.step, on_epoch=told.epoch,
     )  # fmt: skip
     told.say(str(adapted.account["decision"]))
     fitted = mirror(adapted.fitted, training, validation, recipe, say=told.say)
@@ -167,30 +142,29 @@ def _better(
     prepared: Prepared, selection: Selection, planned: Beside, left: Left, checkpoints: Checkpoints, told: Told
 ) -> Learned:
     """A pretrained backbone, or the networks from scratch beside it where they go on and come to a lower loss."""
-    remaining, remaining_beside = countdown(left(selection)), countdown(left(planned))
+    begin, seconds, seconds_beside = time.perf_counter(), left(selection), left(planned)
     rivals: list[Rival] = []
 
-    def of_backbone() -> float | None:
-        seconds, going_on = remaining(), any(rival.first for rival in rivals)
-        if seconds is None or not going_on:
-            return seconds
-        # Each gets half of all the time; where an interruption took some of it, half of what there is.
-        return seconds - min((planned.recipe.members - 1) * planned.seconds, seconds / 2)
-
-    def after_probe(logits: NDArray[np.float32]) -> None:
+    def after_probe(logits: NDArray[np.float32], left: float | None) -> float | None:
         told.say(f"beside it, {name_of(planned.recipe)} is trained")
-        rivals.append(
-            try_rival(
-                prepared, planned, logits, checkpoints,
-                console=told.console, on_step=told.beside_step, on_epoch=told.beside_epoch,
-            )
+        started = time.perf_counter()
+        rival = try_rival(
+            prepared, planned, logits, checkpoints,
+            console=told.console, on_step=told.beside_step, on_epoch=told.beside_epoch,
         )  # fmt: skip
+        rivals.append(rival)
+        if left is None:
+            return None
+        left = max(0.0, left - (time.perf_counter() - started))
+        # Each gets half of all the time; where an interruption took some of it, half of what there is.
+        return left - min((planned.recipe.members - 1) * planned.seconds, left / 2) if rival.first else left
 
-    tuned = _of_backbone(prepared, selection, of_backbone, checkpoints, told, after_probe)
+    tuned = _of_backbone(prepared, selection, seconds, checkpoints, told, after_probe)
     (rival,) = rivals
     if rival.prepared is None or rival.first is None:
         return _with_story(tuned, rival.text, rival.trial)
-    fitted, failed = _the_others(rival.prepared, rival.first, planned, remaining_beside(), checkpoints, told)
+    rest = None if seconds_beside is None else max(0.0, seconds_beside - (time.perf_counter() - begin))
+    fitted, failed = _the_others(rival.prepared, rival.first, planned, rest, checkpoints, told)
     ours, theirs = (one.kept.validation_tempered_log_loss for one in (tuned.fitted, fitted))
     networks = f"{max(1, len(fitted.members))} network{'s' if fitted.members else ''} from scratch"
     outcome = (

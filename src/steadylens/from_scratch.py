@@ -154,6 +154,12 @@ def prepared_from_scratch(prepared: Prepared, config: Config, console: Console, 
     )
 
 
+def prepared_as_before(prepared: Prepared, recipe: Recipe) -> Prepared | str:
+    """The same for a recipe that was resolved for them: they are in the cache, unless somebody removed them."""
+    asked = Config(image_size=recipe.image_size, image_fit=recipe.image_fit)
+    return prepared_from_scratch(prepared, asked, Console(quiet=True), Stopwatch())
+
+
 def try_rival(
     prepared: Prepared,
     planned: Beside,
@@ -183,8 +189,7 @@ def try_rival(
     if kept is not None and not kept.state["goes_on"]:
         return Rival(kept.state["text"], kept.state["trial"])
     recipe = planned.recipe
-    asked = Config(image_size=recipe.image_size, image_fit=recipe.image_fit)
-    other = prepared_from_scratch(prepared, asked, Console(quiet=True), Stopwatch())
+    other = prepared_as_before(prepared, recipe)
     if isinstance(other, str):
         return _dropped(other, planned, checkpoints, console)
     train, validation = other.part(other.splits.train), other.part(other.splits.validation)

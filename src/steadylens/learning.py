@@ -8,15 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from steadylens.config import Config
 from steadylens.console import Advance, Console
 from steadylens.data.store import cache_folder
 from steadylens.errors import DataError
 from steadylens.fitting import Learned, Left, Told, fit_network
-from steadylens.from_scratch import prepared_from_scratch
+from steadylens.from_scratch import prepared_as_before
 from steadylens.models import answering, fresh, pretrained, spec_answering
 from steadylens.models.mirrored import Mirrored
-from steadylens.preparation import Prepared, Stopwatch
+from steadylens.preparation import Prepared
 from steadylens.report import run_folder
 from steadylens.report.contents import curve_row, recipe_block
 from steadylens.report.loggers import Loggers
@@ -71,8 +70,7 @@ def _learned_before(prepared: Prepared, selection: Selection, outcome: Checkpoin
     """What an earlier process has trained."""
     chosen = selection_from(outcome.state["selection"])
     if chosen.recipe != selection.recipe:
-        asked = Config(image_size=chosen.recipe.image_size, image_fit=chosen.recipe.image_fit)
-        other = prepared_from_scratch(prepared, asked, Console(quiet=True), Stopwatch())
+        other = prepared_as_before(prepared, chosen.recipe)
         if isinstance(other, str):
             raise DataError(f"The run cannot go on: {other}. Mend that, and run the same command again.")
         prepared = other

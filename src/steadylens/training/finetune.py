@@ -48,6 +48,9 @@ STEP_COST, FEWEST_EPOCHS = 1.5, 0.5
 VIEWS_SHARE = {"probe": 0.4, "fine-tune": 0.1}
 
 
+AfterProbe = Callable[[Features, float | None], float | None]
+
+
 @dataclass(frozen=True)
 class Adapted:
     """What became of a pretrained backbone.
@@ -73,7 +76,7 @@ def adapt(
     cache: Path | None = None,
     clusters: NDArray[np.int64] | None = None,
     checkpoints: Checkpoints | None = None,
-    probed: Checkpoint | None = None,
+    after_probe: AfterProbe = lambda _logits, left: left,
     on_features: Callable[[float, float], None] = lambda _share, _rate: None,
     on_step: Callable[[Step], None] = lambda _: None,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
@@ -91,7 +94,8 @@ def adapt(
         cache: the folder of the cache, for the features.
         clusters: (n,) number of the set of near-duplicates of each training image; None: each its own.
         checkpoints: where the probe and the training are kept, and gone on from; None keeps them nowhere.
-        probed: the probe, where `fit_last_layer` has been called already.
+        after_probe: told the probe's logits of the validation images, (n, classes), and the seconds that are left; it
+            gives those that there are for the rest.
         on_features: told the share of images looked at, and images a second.
         on_step: told after each step of fine-tuning.
         on_epoch: told of the probe as epoch 0, and after each measured epoch.
@@ -100,26 +104,29 @@ def adapt(
         ConfigError: the loss is no longer a number.
     """
     begin, checkpoints = time.perf_counter(), checkpoints or Checkpoints(None)
-    kept = probed or fit_last_layer(
-        network, train, validation, recipe, preprocessing,
-        seconds=seconds, cache=cache, clusters=clusters, checkpoints=checkpoints,
-        on_features=on_features, on_epoch=on_epoch,
-    )  # fmt: skip
+    network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    kept = checkpoints.outcome("probe")
+    if kept is None:
+        looked = _look(network, train, validation, recipe, preprocessing, seconds, cache, on_features)
+        kept = _probed(looked, train, validation, recipe, clusters, time.perf_counter() - begin)
+        on_epoch(Epoch(**kept.state["row"]))  # before it counts as done, as in `fit`
+        checkpoints.keep("probe", kept)
+    probe_logits = kept.tensors["validation"].numpy()
+    left = after_probe(probe_logits, None if seconds is None else seconds - (time.perf_counter() - begin))
     row, account = Epoch(**kept.state["row"]), dict(kept.state["account"])
     weight, bias = (kept.tensors[name].numpy() for name in ("weight", "bias"))
     Probe(weight, bias, account["strength"], account["folds"]).write_into(network.head)
     fitted = Fitted(network.eval(), preprocessing, (row,), 0, row, 0, "probe", row.seconds, row.images_per_second)
     if recipe.transfer != "fine-tune":
         return Adapted(fitted, account)
-    left = None
-    if seconds is not None:
-        left = seconds - (time.perf_counter() - begin) - (len(BLENDS) + 1) * len(validation) * seconds_per_image
+    if left is not None:
+        left -= (len(BLENDS) + 1) * len(validation) * seconds_per_image
         too_little = left < FEWEST_EPOCHS * len(train) * STEP_COST * seconds_per_image
         if too_little and not _was_begun(checkpoints):
             return Adapted(fitted, account | {"decision": "the probe is kept: it left too little time for fine-tuning"})
     before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     tuned = _fine_tune(network, train, validation, recipe, preprocessing, left, checkpoints, on_step, on_epoch)
-    blend = _blend(network, before, kept.tensors["validation"].numpy(), validation, preprocessing, recipe.precision)
+    blend = _blend(network, before, probe_logits, validation, preprocessing, recipe.precision)
     account |= {"fine_tuned": _figures(tuned.kept), "blend": blend.share, "decision": _decision(blend)}
     whole = replace(tuned, network=network.eval(), curve=(row, *tuned.curve), seconds=row.seconds + tuned.seconds)
     if blend.share == 0:
@@ -128,37 +135,6 @@ def adapt(
     seen = logits_of(network, sample, preprocessing, precision=recipe.precision)
     final = judged_on_both(tuned.kept, blend.logits, validation.labels, seen, sample.labels)
     return Adapted(replace(whole, kept=final), account)
-
-
-def fit_last_layer(
-    network: Backbone,
-    train: LabelledPixels,
-    validation: LabelledPixels,
-    recipe: Recipe,
-    preprocessing: Preprocessing,
-    *,
-    seconds: float | None,
-    cache: Path | None,
-    clusters: NDArray[np.int64] | None,
-    checkpoints: Checkpoints,
-    on_features: Callable[[float, float], None],
-    on_epoch: Callable[[Epoch], None],
-) -> Checkpoint:
-    """Fit the probe, or take the one that was fitted; the first part of `adapt`, whose arguments these are.
-
-    Returns:
-        Its last layer as "weight" and "bias", its logits of the validation images, (n, classes), as "validation", its
-        row of the curve and its account.
-    """
-    begin = time.perf_counter()
-    network.to(torch.device(recipe.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    kept = checkpoints.outcome("probe")
-    if kept is None:
-        looked = _look(network, train, validation, recipe, preprocessing, seconds, cache, on_features)
-        kept = _probed(looked, train, validation, recipe, clusters, time.perf_counter() - begin)
-        on_epoch(Epoch(**kept.state["row"]))  # before it counts as done, as in `fit`
-        checkpoints.keep("probe", kept)
-    return kept
 
 
 def _probed(
