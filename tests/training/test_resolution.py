@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -218,6 +219,39 @@ def test_flips_are_used_where_mirrored_images_are_still_recognised(images: str, 
     assert result.recipe.flip is keeps
     assert "mirrored" in result.why["flip"]
     assert "%" in result.why["flip"]
+
+
+def signs(count: int, seed: int) -> LabelledPixels:
+    """Bars across or down in noise, and ones that point to the left or to the right."""
+    rng = np.random.default_rng(seed)
+    pixels, labels = rng.integers(0, 90, (4 * count, 12, 12, 3)), np.arange(4 * count) % 4
+    pixels[:, 5:7] += 100 * (labels != 1)[:, None, None, None]
+    pixels[labels == 1, :, 5:7] += 100
+    pixels[labels == 2, 2:10, :3] += 100
+    pixels[labels == 3, 2:10, -3:] += 100
+    return part(np.minimum(pixels, 255).astype(np.uint8), labels)
+
+
+def test_nothing_is_mirrored_where_one_class_becomes_another() -> None:
+    """Two classes of four are symmetric, so that most images are still recognised."""
+    found = selected({"epochs": 3, "width": 0.1, **QUICK}, train=signs(80, 0), validation=signs(20, 1))
+    assert found.recipe.flip is False
+    assert "take mirrored images of 2 for 3" in found.why["flip"]
+
+
+@pytest.mark.parametrize("seed", [0, 2, 4, 5])
+def test_photographs_that_come_in_series_are_mirrored(seed: int) -> None:
+    """Neighbours in the same series give nearly all away, and mirrored ones have none; only their colour tells."""
+    rng = np.random.default_rng(seed)
+    objects, kinds = rng.integers(0, 160, (60, 12, 12, 3)), np.arange(60) % 3
+    objects[np.arange(60), :, :, kinds] += 15
+    of = rng.integers(0, 60, 600)
+    images = np.clip(objects[of] + rng.integers(0, 40, (600, 12, 12, 3)), 0, 255).astype(np.uint8)
+    train, validation = part(images[:450], kinds[of[:450]]), part(images[450:], kinds[of[450:]])
+    found = selected({"epochs": 3, "width": 0.1, **QUICK}, train=train, validation=validation)
+    assert found.recipe.flip is True, found.why["flip"]
+    plain, mirrored = map(int, re.findall(r"(\d+)%", found.why["flip"]))
+    assert 0.5 * plain < mirrored < 0.75 * plain
 
 
 def test_nothing_is_mirrored_where_nothing_is_recognised_anyway() -> None:

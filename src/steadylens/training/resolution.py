@@ -114,7 +114,7 @@ def resolve(
     speed = _network(config, backbone, len(classes), train, preprocessing, device, values["precision"], seconds)
     values["network"], why["network"] = speed.network, speed.reason
     values["flip"], why["flip"] = choose_flip(
-        config.flip, config.augment, config.minority_augment not in {0.0, "auto"}, train, validation
+        config.flip, config.augment, config.minority_augment not in {0.0, "auto"}, train, validation, classes
     )
     values["mirror"], why["mirror"] = _mirror(config.mirror, speed.network, flip=values["flip"])
     values["members"], why["members"] = _members(config, speed, len(train), device, seconds)
