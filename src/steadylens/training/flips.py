@@ -12,7 +12,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from steadylens.data.batches import LabelledPixels
 from steadylens.metrics import balanced_accuracy
 
-
 # Photographs are recognised at least two thirds as often when they are mirrored, digits and letters a third as often
 # (docs/benchmarks.md). What photographs lose is what neighbours of the same series, or in the same light, give away.
 STILL_RECOGNISED = 0.5
