@@ -25,7 +25,7 @@ from steadylens.models.inference import logits_of
 from steadylens.training.checkpoint import Checkpoint, Checkpoints
 from steadylens.training.gain import gain_of
 from steadylens.training.loop import fit
-from steadylens.training.position import fitted_from, outcome_of
+from steadylens.training.position import elapsed_at, fitted_from, outcome_of
 from steadylens.training.state import Epoch, Fitted, Member, Step, judged_on_both
 
 _APART = 2**20  # between the seeds of members, so that runs with seeds 0, 1, 2 have none in common
@@ -75,7 +75,7 @@ def fit_members(
         if seconds is None:
             return None
         start = checkpoints.position(_stage(number)) or (None if number else place)
-        gone = 0.0 if start is None else float(start.state["clock"]["elapsed"])  # is part of its share, and over
+        gone = elapsed_at(start)  # is part of its share, and over
         left = seconds - (time.perf_counter() - begin)
         return max(0.0, (left + gone) / (recipe.members - number) - gone)
 
@@ -123,8 +123,7 @@ def fit_first(
 
     All else is as in `fit_members`, which takes it as `first`.
     """
-    start = checkpoints.position(_stage(0))
-    gone = 0.0 if start is None else float(start.state["clock"]["elapsed"])
+    gone = elapsed_at(checkpoints.position(_stage(0)))
     return _member(
         train, validation, recipe, preprocessing, 0, max(0.0, seconds - gone),
         checkpoints=checkpoints, on_step=on_step, on_epoch=on_epoch,

@@ -64,6 +64,11 @@ def put_back(checkpoint: Checkpoint, training: Training, course: Course) -> None
     course.losses[:] = tensors["losses"].tolist()
 
 
+def elapsed_at(place: Checkpoint | None) -> float:
+    """The seconds that a training had taken when its place was taken; none where it has not begun."""
+    return 0.0 if place is None else float(place.state["clock"]["elapsed"])
+
+
 def outcome_of(fitted: Fitted) -> Checkpoint:
     """A finished training, to be kept."""
     plain = ("best_epoch", "epochs", "stopped", "seconds", "images_per_second")

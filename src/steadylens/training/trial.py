@@ -33,7 +33,7 @@ from steadylens.training.folds import Fold
 from steadylens.training.gain import tempered_log_loss
 from steadylens.training.loop import begin, go_on, measure, said_what_fits, save_place
 from steadylens.training.memory import out_of_memory
-from steadylens.training.position import put_back, take, written
+from steadylens.training.position import elapsed_at, put_back, take, written
 from steadylens.training.state import Course, Step
 
 SEEN = 1000  # training images that a measurement looks at, as in `fit`
@@ -79,7 +79,7 @@ class Standing:
     @property
     def seconds(self) -> float:
         """Of wall time, of all folds together."""
-        return self.failed_s + sum(float(leg.state["clock"]["elapsed"]) for leg in self.legs)
+        return self.failed_s + sum(map(elapsed_at, self.legs))
 
     @property
     def train_balanced_accuracy(self) -> float:
@@ -202,11 +202,9 @@ class Trials:
         training = begin(fresh(recipe), train, recipe, self.preprocessing, None, self.on_step, saved)
         sample = train.sample(max(SEEN, len(held_out)), recipe.seed)
         start = self.checkpoints.position(name) or place
-        gone = 0.0 if start is None else float(start.state["clock"]["elapsed"])
-        clock = Clock(self.seconds - gone, recipe.epochs)  # going to a place adds what had gone by there
+        clock = Clock(self.seconds - elapsed_at(start), recipe.epochs)  # going to a place adds what had gone by there
         clock.pause_s = rung * self.seconds / len(self.folds)
-        begun = 0.0 if place is None else float(place.state["clock"]["elapsed"])
-        clock.interval = min(clock.interval, (clock.pause_s - begun) / self.seconds / _LOOKS)
+        clock.interval = min(clock.interval, (clock.pause_s - elapsed_at(place)) / self.seconds / _LOOKS)
         course = Course(clock, BestWeights(recipe.early_stopping, recipe.stopping), [], [])
         if start is not None:
             put_back(start, training, course)
