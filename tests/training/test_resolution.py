@@ -452,9 +452,21 @@ def test_epochs_that_are_given_are_those_of_each_network(monkeypatch: pytest.Mon
     assert "10 epochs" in found.why["mixup"] or "about 10" in found.why["mixup"]
 
 
-def test_few_images_make_no_ensemble_of_networks_that_have_hardly_stepped(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("each", "epochs", "members"),
+    [
+        pytest.param((28, 21, 21), 1800, 1, id="1,969 steps"),
+        pytest.param((28, 21, 21), 1900, 2, id="2,078 steps"),
+        pytest.param((280, 210, 210), 290, 1, id="3,172 steps, 290 epochs"),
+        pytest.param((280, 210, 210), 310, 2, id="3,391 steps, 310 epochs"),
+        pytest.param((280, 210, 210), 460, 3, id="5,031 steps, 460 epochs"),
+        pytest.param((800, 600, 600), 120, 1, id="3,750 steps, 120 epochs"),
+        pytest.param((800, 600, 600), 130, 2, id="4,063 steps, 130 epochs"),
+    ],
+)
+def test_no_network_of_several_has_made_too_few_steps(
+    each: tuple[int, int, int], epochs: int, members: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(resolution, "measure_speed", lambda *_: (100.0, 0.002))
-    images = 70
-    for epochs, members in ((500, 1), (1800, 1), (1900, 2)):  # 547, 1,969 and 2,078 steps
-        found = selected({**QUICK, "network": "cnn-s"}, seconds=epochs * images / 100.0)
-        assert found.recipe.members == members
+    found = selected({**QUICK, "network": "cnn-s"}, seconds=epochs * sum(each) / 100.0, train=coloured(each))
+    assert found.recipe.members == members

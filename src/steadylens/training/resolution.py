@@ -30,9 +30,12 @@ FEWEST_EPOCHS = 60
 FEWEST_STEPS = 2500
 MANY_STEPS = 6000
 FEW_EPOCHS = 20  # in fewer, much mixing costs more than it gains; at 24 there was no difference
-# A network that has gone through its training images so often gains little from more, and several networks together
-# gain much (docs/benchmarks.md); each of them costs as much again in use.
-EPOCHS_A_MEMBER, STEPS_A_MEMBER, MOST_MEMBERS = 30, 1000, 4
+# A network that has made so many steps in so many epochs gains little from more, and several networks together gain
+# much (docs/benchmarks.md). Few images are known after fewer steps: then so many epochs suffice. Each network costs as
+# much again in use.
+EPOCHS_A_MEMBER, STEPS_A_MEMBER = 30, 2000
+EPOCHS_OF_FEW, STEPS_OF_FEW = 150, 1000
+MOST_MEMBERS = 4
 FEWEST_EPOCHS_TUNED = 0.75  # of fine-tuning: in less, the schedule is over before anything has moved
 DEFAULT_BUDGET_S = 600.0
 _AS_WEIGHTS = {True: "belongs to the pretrained weights", False: "trained from scratch"}
@@ -181,8 +184,10 @@ def _members(config: Config, speed: _Speed, images: int, device: str, seconds: f
         return 1, "the number of epochs is given"
     if config.refit:
         return 1, "the network is to be trained again on more images"
-    most = min(speed.epochs / EPOCHS_A_MEMBER, speed.epochs * images / BATCHES[device] / STEPS_A_MEMBER)
-    members = int(min(MOST_MEMBERS, max(1.0, most)))
+    steps = speed.epochs * images / BATCHES[device]
+    of_many = min(speed.epochs / EPOCHS_A_MEMBER, steps / STEPS_A_MEMBER)
+    of_few = min(speed.epochs / EPOCHS_OF_FEW, steps / STEPS_OF_FEW)
+    members = int(min(MOST_MEMBERS, max(1.0, of_many, of_few)))
     if members == 1:
         return 1, f"there is time for {speed.epochs:.0f} epochs, and one network makes the most of them"
     return members, f"there is time for {speed.epochs:.0f} epochs, of which one network would learn little more"
