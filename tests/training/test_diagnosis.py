@@ -143,6 +143,11 @@ def test_a_curve_still_climbing_is_underfitting_unless_stopped_early(stopped: st
     assert diagnosed(CLIMBING, 0.9, 0.86, stopped=stopped).verdict == verdict
 
 
+@pytest.mark.parametrize(("train", "verdict"), [(0.98, "underfitting"), (0.995, "good"), (1.0, "good")])
+def test_what_knows_its_training_images_does_not_underfit(train: float, verdict: str) -> None:
+    assert diagnosed(CLIMBING, train, 0.93, stopped="epochs").verdict == verdict
+
+
 def test_a_climb_within_the_margin_is_no_reason() -> None:
     assert diagnosed(CLIMBING, 0.9, 0.86, margin=0.07, stopped="epochs").verdict == "underfitting"
     assert diagnosed(CLIMBING, 0.9, 0.86, margin=0.09, stopped="epochs").verdict == "good"

@@ -9,9 +9,9 @@ The rules, in this order; accuracy here is balanced accuracy, of the weights tha
    beyond the uncertainty, and by the best epoch the validation log-loss had risen by more than
    `RISE` from its minimum while the training log-loss still fell.
 2. *Underfitting*: neither the weights that are kept nor those of a later epoch reach `LEARNED` on
-   the training images, or the training ended by its number of epochs or its time budget while the
-   last quarter of the epochs still raised the best validation accuracy by more than `CLIMB`, and
-   by more than its uncertainty.
+   the training images, or the training ended by its number of epochs or its time budget, with
+   training images still to learn (up to `KNOWN`), while the last quarter of the epochs still raised
+   the best validation accuracy by more than `CLIMB`, and by more than its uncertainty.
 3. *Good*: neither.
 
 What came after the best epoch is not held against the weights of before: where early stopping has
@@ -24,7 +24,7 @@ text says so. And where labels are wrong or classes alike, nobody could learn al
 a network that learned what there is looks like one that is too small. Such a training is called
 underfitting, and the text names both causes.
 
-The four thresholds are our own choice: round numbers near what a person would call a large gap, a
+The five thresholds are our own choice: round numbers near what a person would call a large gap, a
 poor fit and a visible climb. They decide what is said, never which weights are kept. How often the
 rules are right is measured by `benchmarks/diagnosis.py`.
 """
@@ -38,6 +38,7 @@ from typing import Any, Literal
 GAP = 0.10
 RISE = 0.10  # of the minimum
 LEARNED = 0.80
+KNOWN = 0.99
 CLIMB = 0.02
 
 Row = Mapping[str, float | None]
@@ -112,7 +113,7 @@ def diagnose(
             f"It has not learned the training images themselves (below {_percent(LEARNED)}): it was held back, or "
             "their labels cannot be told from the images."
         )
-    elif climb > max(CLIMB, margin):
+    elif climb > max(CLIMB, margin) and train[0] < KNOWN:
         verdict = "underfitting"
         reason = f"The last quarter of the epochs still gained {_points(climb)} on validation when the training ended."
     elif train[0] < LEARNED:
