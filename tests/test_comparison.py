@@ -191,12 +191,12 @@ def test_a_budget_is_shared_out_equally_and_the_share_is_kept(
         (comparison_folder, "FEWEST_S", 0.1),
     ):
         monkeypatch.setattr(module, name, value)
-    report = compare(images_folder, tmp_path / "made", ["l2"], epochs=None, budget=16).report
+    report = compare(images_folder, tmp_path / "made", ["l2"], epochs=None, budget=9).report
     share = report["settings"]["seconds_each"]
-    assert 0.1 < share < (16 - 0.5) / 2
+    assert 0.1 < share < (9 - 0.5) / 2
     (tmp_path / "made" / "results" / "l2-0.json").unlink()
     monkeypatch.setattr(comparison, "_train", lambda *_: result_in(tmp_path / "made", "plain") | {"strategy": "l2"})
-    again = compare(images_folder, tmp_path / "made", ["l2"], epochs=None, budget=16).report
+    again = compare(images_folder, tmp_path / "made", ["l2"], epochs=None, budget=9).report
     assert again["settings"]["seconds_each"] == share
 
 

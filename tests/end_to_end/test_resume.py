@@ -33,9 +33,18 @@ def finished(*words: str, folder: Path) -> tuple[int, str, str]:
     return running.returncode, out, err
 
 
+@pytest.fixture(scope="module")
+def whole(images_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the same command that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    left, _, err = finished("train", str(images_folder), *SMALL, "--out", "run", folder=folder)
+    assert left == 0, err
+    return folder / "run"
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_training_saves_says_how_to_go_on_and_ends_with_the_same_bits(
-    images_folder: Path, tmp_path: Path, number: signal.Signals, code: int
+    images_folder: Path, whole: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     words = ["train", str(images_folder), *SMALL]
     with command(*words, folder=tmp_path) as running:
@@ -66,12 +75,13 @@ def test_an_interrupted_training_saves_says_how_to_go_on_and_ends_with_the_same_
     assert not (tmp_path / "parts-run-2").exists()
     after = [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert sorted(set(after)) == list(range(1, after[-1] + 1))
-
-    left, _, err = finished(*words, "--out", "whole", folder=tmp_path)
-    assert left == 0, err
     model = Path("model") / "model.safetensors"
-    assert (run / model).read_bytes() == (tmp_path / "whole" / model).read_bytes()
-    left, out, err = finished(*words, "--out", "whole", "--resume", folder=tmp_path)
+    assert (run / model).read_bytes() == (whole / model).read_bytes()
+
+
+def test_a_finished_run_is_said_to_be_finished_and_shown_again(images_folder: Path, whole: Path) -> None:
+    words = ["train", str(images_folder), *SMALL, "--out", "run", "--resume"]
+    left, out, err = finished(*words, folder=whole.parent)
     assert left == 0, err
-    assert "whole is finished" in err
+    assert "run is finished" in err
     assert "balanced accuracy" in out
