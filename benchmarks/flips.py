@@ -4,15 +4,15 @@
 flips.py [NAME=FOLDER ...] [--seeds 0 1 2 3]
 
 Handwritten digits are scikit-learn's; capital and small letters are drawn with the fonts that come with matplotlib, and
-of the four signs, drawn in noise, two are symmetric and two point to one side. A FOLDER holds class folders, or train/
-with class folders, of images, of which up to 3,000 are taken. Each set is split anew with each seed into validation
-images and up to 2,000 others.
+of the four signs, drawn in noise, two are symmetric and two point to one side. A FOLDER is what `steadylens train`
+takes. Each set is split anew with each seed into validation images and up to 2,000 others.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,9 +24,11 @@ from sklearn.datasets import load_digits
 
 from side_by_side import show
 from steadylens.data.batches import LabelledPixels
+from steadylens.data.sources import read_index
+from steadylens.data.store import decode
 from steadylens.training.flips import choose_flip
 
-SIDE, MOST = 32, 3000
+SIDE = 32
 VALIDATION = (50, 150, 500)
 LETTERS = "ABCDEFGHJKLNPQRSbdpqz"
 Labelled = tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]
@@ -67,16 +69,10 @@ def signs() -> Labelled:
 
 
 def images_of(folder: Path) -> Labelled:
-    """Up to `MOST` images of class folders."""
-    root = folder / "train" if (folder / "train").is_dir() else folder
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir())
-    found = [(path, label) for label, name in enumerate(classes) for path in sorted((root / name).iterdir())]
-    chosen = np.random.default_rng(0).permutation(len(found))[:MOST]
-    pixels = []
-    for which in chosen:
-        with Image.open(found[which][0]) as image:
-            pixels.append(np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)))
-    return np.stack(pixels), np.array([found[which][1] for which in chosen]), classes
+    """All images of a folder, as a training reads and decodes them."""
+    with tempfile.TemporaryDirectory() as cache:
+        store = decode(read_index(folder), SIDE, cache=Path(cache))
+        return np.array(store.pixels), store.index.labels, list(store.index.classes)
 
 
 def asked(data: Labelled, validation: int, seeds: list[int]) -> Iterator[tuple[bool, float, str]]:

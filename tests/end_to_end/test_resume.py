@@ -36,10 +36,10 @@ def finished(*words: str, folder: Path) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def whole(images_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the same command that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("whole")
-    left, _, err = finished("train", str(images_folder), *SMALL, "--out", "run", folder=folder)
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    left, _, err = finished("train", str(images_folder), *SMALL, "--out", "whole", folder=folder)
     assert left == 0, err
-    return folder / "run"
+    return folder / "whole"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -80,8 +80,8 @@ def test_an_interrupted_training_saves_says_how_to_go_on_and_ends_with_the_same_
 
 
 def test_a_finished_run_is_said_to_be_finished_and_shown_again(images_folder: Path, whole: Path) -> None:
-    words = ["train", str(images_folder), *SMALL, "--out", "run", "--resume"]
+    words = ["train", str(images_folder), *SMALL, "--out", "whole", "--resume"]
     left, out, err = finished(*words, folder=whole.parent)
     assert left == 0, err
-    assert "run is finished" in err
+    assert "whole is finished" in err
     assert "balanced accuracy" in out

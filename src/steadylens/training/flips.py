@@ -29,8 +29,8 @@ def choose_flip(
 
     Args:
         asked: "on", "off" or "auto".
-        augment: the strength of augmentation; nothing is mirrored where it is "off",
-        minority: unless minority images are augmented.
+        augment: the strength of augmentation. Where it is "off", only images of a minority can be mirrored.
+        minority: whether those are augmented.
         train: images among which neighbours are looked for.
         validation: images that are mirrored.
         classes: names, in the order of the labels.
